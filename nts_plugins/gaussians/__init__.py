@@ -1,0 +1,6 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussians: the bundle of tensors, where it comes from, and how it is densified."""
+
+from nts_plugins.gaussians._gaussians import Gaussians
+
+__all__ = ["Gaussians"]

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""rasterize, lift and lift_ids: the checks and defaults in front of the backends."""
+
+from typing import Literal, Optional
+
+import torch
+from torch import Tensor
+
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.rasterization._backends import load_backend, select_backend
+from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
+from nts_plugins.rasterization.rules import installed_rules
+
+
+def rasterize(
+    gaussians: Gaussians,
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    *,
+    sh_degree: Optional[int] = None,
+    channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
+    background: Optional[Tensor] = None,  # [D] or [C, D]
+    channel_background: Optional[Tensor] = None,  # [E] or [C, E]
+    depth: Optional[Literal["accumulated", "expected"]] = None,
+    antialiased: bool = False,
+    absgrad: bool = False,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    eps2d: float = 0.3,
+    radius_clip: float = 0.0,
+    backend: Optional[str] = None,
+    rules: Optional[Rules] = None,
+) -> Raster:
+    """Draw Gaussians: colour, depth and any number of further channels, front to back, in one pass.
+
+    Source: Kerbl et al. 2023 (3DGS), sections 4 and 6, with gsplat's conventions and constants.
+
+    Differentiable with respect to every tensor of ``gaussians``, ``channels``, both backgrounds and ``viewmats``;
+    not with respect to ``Ks``. The depth order, the set of splats in a pixel and the early stop carry no gradient.
+
+    Args:
+        gaussians: N splats with D colour channels.
+        viewmats: world to camera, OpenCV axes.
+        Ks: pinhole intrinsics in pixels, without skew.
+        width: pixels.
+        height: pixels.
+        sh_degree: 0 to 3, degree to evaluate when the Gaussians carry ``sh``; None takes the highest they hold.
+        channels: values that do not depend on the view, composited with the same weights.
+        background: colour behind everything; None is black.
+        channel_background: the same for ``channels``.
+        depth: "accumulated" is the sum of alpha T z, "expected" divides it by the accumulated opacity.
+        antialiased: scale opacities so that the screen-space blur keeps each splat's energy.
+        absgrad: leave the absolute-value gradient in ``info["means2d"].absgrad``.
+        near_plane: splats whose centre is nearer are not drawn, scene units.
+        far_plane: the same for farther ones.
+        eps2d: screen-space blur, pixels squared.
+        radius_clip: do not draw splats of this pixel radius or less.
+        backend: force one ("reference", "cpu", "gsplat"); default by NTS_BACKEND, then by device.
+        rules: constants of one gsplat version; default is the installed one.
+
+    Raises:
+        ValueError: on shapes or values that do not fit, naming the argument.
+        BackendUnavailable: when the backend asked for cannot draw on this device.
+    """
+    _check_cameras(viewmats, Ks, width, height)
+    cameras, n = viewmats.shape[0], len(gaussians)
+    if gaussians.sh is not None:
+        highest = int(gaussians.sh_bands**0.5) - 1
+        sh_degree = highest if sh_degree is None else sh_degree
+        if not 0 <= sh_degree <= min(3, highest):
+            raise ValueError(f"sh_degree={sh_degree} asked for, but the Gaussians hold degree {highest} (at most 3).")
+    elif sh_degree is not None:
+        raise ValueError("sh_degree is given, but the Gaussians carry plain colors.")
+    if depth not in (None, "accumulated", "expected"):
+        raise ValueError(f"depth={depth!r} is not one of None, 'accumulated', 'expected'.")
+    if channels is not None:
+        if channels.shape[:-1] not in ((n,), (cameras, n)):
+            raise ValueError(f"channels has shape {tuple(channels.shape)}, expected [{n}, E] or [{cameras}, {n}, E].")
+        channel_background = _expand_background(channel_background, "channel_background", cameras, channels.shape[-1])
+    elif channel_background is not None:
+        raise ValueError("channel_background is given without channels.")
+    background = _expand_background(background, "background", cameras, gaussians.color_channels)
+    settings = Settings(
+        width=width,
+        height=height,
+        rules=rules or installed_rules(),
+        sh_degree=sh_degree,
+        depth=depth,
+        antialiased=antialiased,
+        absgrad=absgrad,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        eps2d=eps2d,
+        radius_clip=radius_clip,
+    )
+    module = load_backend(select_backend(gaussians.device, backend))
+    return module.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
+
+
+def lift(
+    gaussians: Gaussians,
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    features: Tensor,  # [C, H, W, D]
+    *,
+    antialiased: bool = False,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    eps2d: float = 0.3,
+    radius_clip: float = 0.0,
+    backend: Optional[str] = None,
+    rules: Optional[Rules] = None,
+) -> Lifted:
+    """The adjoint of :func:`rasterize`: carry feature maps back to the splats that make up each pixel.
+
+    Gives every splat the sum over pixels and cameras of alpha T times the pixel's feature, and the sum of alpha T.
+    With w the weights of ``rasterize``, sum(raster.channels * features) == sum(channels * lifted.features).
+    Not differentiable. Arguments and errors are those of :func:`rasterize`.
+    """
+    cameras, height, width = _check_maps(features, "features", viewmats, 4)
+    _check_cameras(viewmats, Ks, width, height)
+    settings = Settings(
+        width=width,
+        height=height,
+        rules=rules or installed_rules(),
+        antialiased=antialiased,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        eps2d=eps2d,
+        radius_clip=radius_clip,
+    )
+    module = load_backend(select_backend(gaussians.device, backend))
+    with torch.no_grad():
+        return module.lift(gaussians, viewmats, Ks, settings, features)
+
+
+def lift_ids(
+    gaussians: Gaussians,
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    ids: Tensor,  # [C, H, W] integer, negative where a pixel has none
+    *,
+    n_ids: Optional[int] = None,
+    antialiased: bool = False,
+    near_plane: float = 0.01,
+    far_plane: float = 1e10,
+    eps2d: float = 0.3,
+    radius_clip: float = 0.0,
+    backend: Optional[str] = None,
+    rules: Optional[Rules] = None,
+) -> LiftedIds:
+    """:func:`lift` of a one-hot map without writing the one-hot map: mask ids to sparse splat x id weights.
+
+    Its cost does not depend on how wide the feature behind each id is: multiply the result with the table of
+    features afterwards. Pixels with a negative id are left out. ``n_ids`` defaults to the largest id plus one.
+    Not differentiable. Arguments and errors are those of :func:`rasterize`.
+    """
+    cameras, height, width = _check_maps(ids, "ids", viewmats, 3)
+    _check_cameras(viewmats, Ks, width, height)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        raise ValueError(f"ids must be integers, got {ids.dtype}.")
+    largest = int(ids.max()) if ids.numel() else -1
+    n_ids = largest + 1 if n_ids is None else n_ids
+    if largest >= n_ids:
+        raise ValueError(f"ids holds {largest}, but n_ids={n_ids}.")
+    settings = Settings(
+        width=width,
+        height=height,
+        rules=rules or installed_rules(),
+        antialiased=antialiased,
+        near_plane=near_plane,
+        far_plane=far_plane,
+        eps2d=eps2d,
+        radius_clip=radius_clip,
+    )
+    module = load_backend(select_backend(gaussians.device, backend))
+    with torch.no_grad():
+        return module.lift_ids(gaussians, viewmats, Ks, settings, ids, n_ids)
+
+
+def _check_cameras(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> None:
+    if viewmats.ndim != 3 or viewmats.shape[1:] != (4, 4):
+        raise ValueError(f"viewmats has shape {tuple(viewmats.shape)}, expected [C, 4, 4].")
+    if Ks.shape != (viewmats.shape[0], 3, 3):
+        raise ValueError(f"Ks has shape {tuple(Ks.shape)}, expected [{viewmats.shape[0]}, 3, 3].")
+    if width < 1 or height < 1:
+        raise ValueError(f"The image must have at least one pixel, got width={width}, height={height}.")
+
+
+def _check_maps(maps: Tensor, name: str, viewmats: Tensor, ndim: int) -> "tuple[int, int, int]":
+    if maps.ndim != ndim or maps.shape[0] != viewmats.shape[0]:
+        axes = "[C, H, W, D]" if ndim == 4 else "[C, H, W]"
+        raise ValueError(f"{name} has shape {tuple(maps.shape)}, expected {axes} with C={viewmats.shape[0]}.")
+    return maps.shape[0], maps.shape[1], maps.shape[2]
+
+
+def _expand_background(value: Optional[Tensor], name: str, cameras: int, width: int) -> Optional[Tensor]:
+    if value is None:
+        return None
+    if value.shape not in ((width,), (cameras, width)):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected [{width}] or [{cameras}, {width}].")
+    return value.expand(cameras, width)
