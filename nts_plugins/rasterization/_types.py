@@ -62,7 +62,8 @@ class Raster:
     """[C, H, W, E]"""
     info: Dict[str, Any] = field(default_factory=dict)
     """gsplat's record: means2d [C, N, 2] (grad retained by strategies), radii, depths [C, N], conics [C, N, 3],
-    opacities [C, N], gaussian_ids None, camera_ids None, width, height, n_cameras, tile_size, tile_width, tile_height."""
+    opacities [C, N], gaussian_ids None, camera_ids None, width, height, n_cameras, tile_size, tile_width,
+    tile_height."""
 
 
 @dataclass(frozen=True)
