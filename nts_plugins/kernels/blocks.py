@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the compositing kernels share: a tile's blocks of pixels, the splats of each block, and their weights.
+
+A tile is cut into blocks of 4 x (LANES / 4) pixels, one pixel a lane. Small blocks waste few lanes on small splats,
+and a block's transmittance stays in a register while its splats go by. Every kernel (forward, backward, lift,
+lift_ids) asks :func:`block_weights` the same question: which splats contribute to this block, with which weights?
+"""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from nts_plugins.kernels.tiles import (
+    DROP,
+    HALF_Y,
+    MEAN_X,
+    MEAN_Y,
+    OPACITY,
+    PACKED,
+    QUAD_A,
+    QUAD_B,
+    QUAD_C,
+    RIGHT_V,
+    SLOPE,
+    TILE,
+    WIDTH2,
+)
+from nts_plugins.kernels.vectors import (
+    LANES,
+    any_lane,
+    broadcast,
+    exp_negative,
+    fma,
+    int_ramp,
+    load,
+    maximum,
+    minimum,
+    or_lanes,
+    ramp,
+    round_down,
+    round_up,
+    select,
+    splat,
+    square_root,
+    store,
+    to_int,
+)
+
+BLOCK_WIDTH = 4
+BLOCK_HEIGHT = LANES // BLOCK_WIDTH
+BLOCK_COLUMNS = TILE // BLOCK_WIDTH
+BANDS = TILE // BLOCK_HEIGHT
+BLOCKS = BLOCK_COLUMNS * BANDS
+PIXELS = TILE * TILE
+LOCAL = 8
+"""Floats of a splat's record inside a tile: the first six of the packed record, on a stride of eight."""
+
+_F = np.float32
+
+
+@njit(nogil=True, cache=True)
+def start_tile(tile, width, height, xs, ys, live, final):
+    """Pixel centres (image coordinates) and fresh transmittances of a tile, block by block; returns x0, y0.
+
+    ``live`` is the transmittance that later splats meet, 0 in finished pixels and outside the image; ``final`` the
+    transmittance behind the last contributing splat.
+    """
+    columns = (width + TILE - 1) // TILE
+    x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
+    for p in range(PIXELS):
+        block, lane = p // LANES, p % LANES
+        x = x0 + (block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH
+        y = y0 + (block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH
+        xs[p], ys[p] = _F(x) + _F(0.5), _F(y) + _F(0.5)
+        live[p] = _F(1) if x < width and y < height else _F(0)
+        final[p] = _F(1)
+    return x0, y0
+
+
+@njit(nogil=True, cache=True)
+def mask_blocks(packed, entries, start, stop, x0, y0, local, masks):
+    """Copy the splats of entries [start, stop) next to each other and mark which blocks each touches.
+
+    A splat touches a block when its 1/255 ellipse, a little enlarged, crosses it. All bands (rows of blocks) are
+    treated at once, one a lane: within a band the ellipse reaches farthest right where its rightmost point lies, or,
+    when that is outside the band, on the band's nearest row; the left side is the mirror image.
+
+    Args:
+        packed: [N * PACKED] from ``bound_splats``.
+        entries: [M] splat of each tile entry.
+        x0, y0: the tile's first pixel.
+        local: [>= (stop - start) * LOCAL] written.
+        masks: [>= stop - start] int32 written: bit b is set when block b is touched.
+    """
+    zero, one = splat(_F(0), LANES), splat(np.int32(1), LANES)
+    per_block = splat(_F(1.0 / BLOCK_WIDTH), LANES)
+    band_bits = int_ramp(LANES) * splat(np.int32(BLOCK_COLUMNS), LANES) & splat(np.int32(31), LANES)
+    for j in range(stop - start):
+        k = np.int64(entries[start + j]) * PACKED
+        for field in range(6):
+            local[j * LOCAL + field] = packed[k + field]
+        mean_y, half_y = packed[k + MEAN_Y] - _F(y0), packed[k + HALF_Y]
+        first = max(0, math.floor(mean_y - half_y - _F(0.5)) // BLOCK_HEIGHT)
+        last = min(BANDS - 1, math.floor(mean_y + half_y - _F(0.5)) // BLOCK_HEIGHT)
+
+        top = fma(ramp(LANES), splat(_F(BLOCK_HEIGHT), LANES), splat(_F(0.5) - mean_y, LANES))
+        bottom = top + splat(_F(BLOCK_HEIGHT - 1), LANES)
+        right_v = broadcast(packed, k + RIGHT_V, LANES)
+        slope, drop = broadcast(packed, k + SLOPE, LANES), broadcast(packed, k + DROP, LANES)
+        width2 = broadcast(packed, k + WIDTH2, LANES)
+        v = minimum(maximum(right_v, top), bottom)
+        right = fma(slope, v, square_root(maximum(width2 - drop * v * v, zero)))
+        v = minimum(maximum(zero - right_v, top), bottom)
+        left = slope * v - square_root(maximum(width2 - drop * v * v, zero))
+        # Columns whose pixel centres [4 c + 0.5, 4 c + 3.5] meet [left, right], as a half-open range.
+        mean_x = packed[k + MEAN_X] - _F(x0)
+        right = round_down((right + splat(mean_x + _F(BLOCK_WIDTH - 0.5 + 0.02), LANES)) * per_block)
+        left = round_up((left + splat(mean_x - _F(BLOCK_WIDTH - 0.5 + 0.02), LANES)) * per_block)
+        most = splat(_F(BLOCK_COLUMNS), LANES)
+        stop_column = to_int(minimum(maximum(right, zero), most))
+        start_column = to_int(minimum(maximum(left, zero), most))
+        bits = (one << stop_column) - (one << start_column)
+        bits = select(stop_column > start_column, bits, splat(np.int32(0), LANES))
+        touched = np.int64(np.uint32(or_lanes(bits << band_bits)))
+        bands = (np.int64(1) << ((last + 1) * BLOCK_COLUMNS)) - (np.int64(1) << (first * BLOCK_COLUMNS))
+        masks[j] = np.int32(touched & bands) if last >= first else np.int32(0)
+
+
+@njit(nogil=True, cache=True)
+def list_block(masks, n, block, members):
+    """The splats that touch a block, in order: fills ``members`` [>= n] int32 and returns how many."""
+    count = 0
+    for j in range(n):
+        members[count] = j
+        count += (masks[j] >> block) & 1
+    return count
+
+
+def _weights_kernel(keep: bool):  # noqa: ANN202
+    @njit(nogil=True, cache=True)
+    def block_weights(local, members, count, pixel, xs, ys, live, final, limits, weights, picked, trace):
+        x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
+        through = load(live, pixel, LANES)
+        behind = load(final, pixel, LANES)
+        zero, one, far = splat(_F(0), LANES), splat(_F(1), LANES), splat(_F(20), LANES)
+        cap, faintest, stop = broadcast(limits, 0, LANES), broadcast(limits, 1, LANES), broadcast(limits, 2, LANES)
+        n = 0
+        for i in range(count):
+            j = members[i]
+            k = np.int64(j) * LOCAL
+            dx = broadcast(local, k + MEAN_X, LANES) - x
+            dy = broadcast(local, k + MEAN_Y, LANES) - y
+            row = broadcast(local, k + QUAD_B, LANES) * dy
+            square = broadcast(local, k + QUAD_C, LANES) * dy * dy
+            sigma = fma(fma(broadcast(local, k + QUAD_A, LANES), dx, row), dx, square)
+            # Beyond 20 alpha is far below 1/255; the limit also keeps denormal numbers, which are slow, out.
+            peak = broadcast(local, k + OPACITY, LANES) * exp_negative(minimum(sigma, far))
+            alpha = minimum(peak, cap)
+            after = through * (one - alpha)
+            seen = (sigma >= zero) & (alpha >= faintest)
+            goes_on = after > stop
+            adds = seen & goes_on
+            store(weights, n * LANES, select(adds, alpha * through, zero))
+            if keep:
+                store(trace, 3 * n * LANES, select(adds, alpha, zero))
+                store(trace, (3 * n + 1) * LANES, through)
+                store(trace, (3 * n + 2) * LANES, select(adds & (peak <= cap), peak, zero))
+            picked[n] = j
+            behind = select(adds, after, behind)
+            through = select(seen, select(goes_on, after, zero), through)
+            if any_lane(adds):
+                n += 1
+            elif not any_lane(through > zero):
+                break
+        store(live, pixel, through)
+        store(final, pixel, behind)
+        return n, any_lane(through > zero)
+
+    return block_weights
+
+
+block_weights = _weights_kernel(keep=False)
+"""Composite one block's splats front to back and write down who contributes, and how much.
+
+Follows gsplat: alpha = min(cap, o exp(-sigma)), skipped when sigma < 0 or alpha is below the smallest; a splat that
+would bring the transmittance T to the limit or below is left out and ends the pixel.
+
+Args:
+    local: from :func:`mask_blocks`.
+    members, count: from :func:`list_block`.
+    pixel: index of the block's first pixel in xs, ys, live, final; live and final are updated.
+    limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
+    weights: [>= count * LANES] written: alpha T of the i-th contributor in each pixel.
+    picked: [>= count] int32 written: the i-th contributor, an index into ``local``.
+    trace: not used here.
+
+Returns:
+    The number of contributors, and whether any pixel of the block is still unfinished.
+"""
+
+trace_weights = _weights_kernel(keep=True)
+"""The same for gradients: also fills ``trace`` [>= 3 * count * LANES] with alpha, T before the splat, and o exp(-sigma)
+where the gradient passes (0 where alpha is capped or the pixel does not contribute)."""
