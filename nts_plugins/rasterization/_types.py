@@ -94,4 +94,5 @@ class LiftedIds:
         import torch
 
         indices = torch.stack([self.splats, self.ids])
-        return torch.sparse_coo_tensor(indices, self.weights, (self.n_splats, self.n_ids)).coalesce()
+        size = (self.n_splats, self.n_ids)
+        return torch.sparse_coo_tensor(indices, self.weights, size, check_invariants=False).coalesce()

@@ -241,7 +241,7 @@ def composite(
     for rows, tiles in _tile_lists(means2d, radii, depths, settings):
         pictures, alphas = [], []
         for columns, splats in tiles:
-            pixels = _pixel_centres(rows, columns, means2d)
+            pixels = pixel_centres(rows, columns, means2d)
             centres = means2d[splats].expand(len(pixels), -1, -1)
             if absgrad is not None and centres.requires_grad:
                 centres.register_hook(_absolute_sum(absgrad, splats))
@@ -315,7 +315,7 @@ def _tile_lists(
         yield slice(top, min(top + tile, settings.height)), tiles
 
 
-def _pixel_centres(rows: slice, columns: slice, like: Tensor) -> Tensor:
+def pixel_centres(rows: slice, columns: slice, like: Tensor) -> Tensor:
     """[P, 2] x and y of the centres of a rectangle of pixels, row by row."""
     y = torch.arange(rows.start, rows.stop, dtype=like.dtype, device=like.device) + 0.5
     x = torch.arange(columns.start, columns.stop, dtype=like.dtype, device=like.device) + 0.5
@@ -342,7 +342,7 @@ def _all_weights(
     for camera in range(viewmats.shape[0]):
         for rows, tiles in _tile_lists(means2d[camera], radii[camera], depths[camera], settings):
             for columns, splats in tiles:
-                pixels = _pixel_centres(rows, columns, means2d)
+                pixels = pixel_centres(rows, columns, means2d)
                 weights, _ = splat_weights(
                     pixels,
                     means2d[camera, splats],
