@@ -15,6 +15,9 @@ MAX_COPIES = 51
 GROWTH = 1.05
 """The number of splats is multiplied by this at every refinement."""
 
+NEGLIGIBLE_MOVE = 1e-6
+"""Noise that moves a splat by this part of its largest scale, or less, is not computed."""
+
 
 class MCMCStrategy(Strategy):
     """The rules of gsplat's ``MCMCStrategy``, whose helpers exist for CUDA only, in plain torch."""
@@ -71,7 +74,8 @@ class MCMCStrategy(Strategy):
         n = len(params["means"])
         added = max(0, min(self.config.max_splats, int(GROWTH * n)) - n)
         if added > 0:
-            opacities = torch.sigmoid(params["opacities"].flatten())
+            # Not even the faintest may underflow to zero: a draw from zeros alone is an error.
+            opacities = torch.sigmoid(params["opacities"].flatten()).clamp_min(torch.finfo(torch.float32).tiny)
             hosts = torch.multinomial(opacities, added, replacement=True)
             self._share_out(params, hosts)
             source = torch.cat([torch.arange(n, device=hosts.device), hosts])
@@ -81,11 +85,11 @@ class MCMCStrategy(Strategy):
     def _share_out(self, params: Params, hosts: Tensor) -> None:
         """Give the splats ``hosts`` [M] the opacity and scales of one of the copies they are to have, in place."""
         copies = torch.bincount(hosts, minlength=len(params["means"]))[hosts] + 1
-        opacities = torch.sigmoid(params["opacities"].data[hosts])
-        shared, scales = share_out(opacities.flatten(), params["scales"].data[hosts].exp(), copies)
+        opacities = torch.sigmoid(params["opacities"][hosts])
+        shared, scales = share_out(opacities.flatten(), params["scales"][hosts].exp(), copies)
         shared = shared.clamp(self.config.min_opacity, 1.0 - torch.finfo(torch.float32).eps)
-        params["opacities"].data[hosts] = torch.logit(shared).reshape(opacities.shape)
-        params["scales"].data[hosts] = scales.log()
+        params["opacities"][hosts] = torch.logit(shared).reshape(opacities.shape)
+        params["scales"][hosts] = scales.log()
 
 
 def share_out(opacities: Tensor, scales: Tensor, copies: Tensor) -> Tuple[Tensor, Tensor]:
@@ -116,13 +120,16 @@ def share_out(opacities: Tensor, scales: Tensor, copies: Tensor) -> Tuple[Tensor
     return shared.to(opacities.dtype), scales * (whole / total).to(scales.dtype)[:, None]
 
 
+@torch.no_grad()
 def add_noise(params: Params, strength: float) -> None:
     """Move each mean, in place, by noise of its own shape: covariance times white noise, for faint splats only.
 
-    The factor sigmoid(100 (0.005 - o)) fades the noise out above opacity 0.005 (Kheradmand et al. 2024).
+    The factor sigmoid(100 (0.005 - o)) fades the noise out above opacity 0.005 (Kheradmand et al. 2024). Splats that
+    it would move by about a millionth of their own size or less are left out: in a trained scene nearly all are.
     """
-    opacities = torch.sigmoid(params["opacities"].data.flatten())
-    white = torch.randn_like(params["means"].data)
-    white *= (torch.sigmoid(100.0 * ((1.0 - opacities) - 0.995)) * strength)[:, None]
-    axes = rotation_matrices(params["quats"].data) * params["scales"].data.exp()[:, None, :]
-    params["means"].data += torch.einsum("nij,nkj,nk->ni", axes, axes, white)
+    factors = torch.sigmoid(100.0 * (0.005 - torch.sigmoid(params["opacities"].flatten()))) * strength
+    sizes = params["scales"].amax(dim=-1).exp()
+    moved = (factors * sizes > NEGLIGIBLE_MOVE).nonzero()[:, 0]
+    white = torch.randn(len(moved), 3, device=moved.device, dtype=factors.dtype) * factors[moved, None]
+    axes = rotation_matrices(params["quats"][moved]) * params["scales"][moved].exp()[:, None, :]
+    params["means"].index_add_(0, moved, torch.einsum("nij,nkj,nk->ni", axes, axes, white))

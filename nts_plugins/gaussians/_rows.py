@@ -51,7 +51,7 @@ def gather_rows(
 def copy_rows(params: Params, source: Tensor, target: Tensor) -> None:
     """Overwrite rows ``target`` [M] of every parameter with rows ``source`` [M], in place. Moments stay."""
     for parameter in params.values():
-        parameter.data[target] = parameter.data[source]
+        parameter[target] = parameter[source]
 
 
 @torch.no_grad()

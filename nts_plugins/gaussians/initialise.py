@@ -21,7 +21,7 @@ NEIGHBOURS = 3
 LONE_POINT_SCALE = 0.1
 """Scale, in scene units, where no neighbour tells one. nerfstudio's cameras lie within the unit cube."""
 SMALLEST_SPACING = 1e-4
-"""Scales are at least this part of the median one, so that near-duplicates do not become needles without area."""
+"""Scales are at least this part of the median one, so that near-duplicates do not start as invisible specks."""
 
 
 def rgb_to_sh(rgb: Tensor) -> Tensor:
