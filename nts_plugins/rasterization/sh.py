@@ -22,14 +22,22 @@ def view_colors(gaussians: Gaussians, viewmats: Tensor, sh_degree: Optional[int]
     """
     if gaussians.colors is not None:
         return gaussians.colors.expand(visible.shape[0], -1, -1)
-    assert gaussians.sh is not None and sh_degree is not None
-    bands = gaussians.sh
-    if gaussians.sh_rest is not None:
-        bands = torch.cat([bands, gaussians.sh_rest], dim=1)
-    directions = gaussians.means - camera_centres(viewmats.to(bands.dtype))[:, None]  # [C, N, 3]
-    basis = sh_basis(torch.nn.functional.normalize(directions, dim=-1), sh_degree)  # [C, N, K]
-    colors = torch.einsum("cnk,nkd->cnd", basis, bands[:, : basis.shape[-1]])
+    assert sh_degree is not None
+    directions = torch.nn.functional.normalize(view_directions(gaussians, viewmats), dim=-1)
+    basis = sh_basis(directions, sh_degree)  # [C, N, K]
+    colors = torch.einsum("cnk,nkd->cnd", basis, coefficients(gaussians)[:, : basis.shape[-1]])
     return torch.where(visible[..., None], (colors + 0.5).clamp_min(0.0), torch.zeros_like(colors))
+
+
+def coefficients(gaussians: Gaussians) -> Tensor:
+    """All spherical harmonics coefficients [N, K, D], joined where an optimizer keeps the first bands apart."""
+    assert gaussians.sh is not None
+    return gaussians.sh if gaussians.sh_rest is None else torch.cat([gaussians.sh, gaussians.sh_rest], dim=1)
+
+
+def view_directions(gaussians: Gaussians, viewmats: Tensor) -> Tensor:
+    """Vectors [C, N, 3] from each camera to each splat in the world frame, not normalised. Differentiable."""
+    return gaussians.means - camera_centres(viewmats.to(gaussians.means.dtype))[:, None]
 
 
 def camera_centres(viewmats: Tensor) -> Tensor:

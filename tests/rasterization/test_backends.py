@@ -37,7 +37,8 @@ def test_values_and_gradients(backend: Backend, rules: Rules, name: str, antiali
     """Pictures and gradients of every differentiable input, of means2d, and absgrad."""
     skip_other_rules(backend, rules)
     made = ORDINARY[name]()
-    options = {"rules": rules, "antialiased": antialiased, "absgrad": True}
+    # On most GPUs gsplat cannot record absgrad for so many channels, see test_gsplat_plumbing.
+    options = {"rules": rules, "antialiased": antialiased, "absgrad": name != "64 channels"}
     options["depth"] = "expected" if antialiased else "accumulated"
     decided = ~undecided_pixels(made, rules, antialiased)[..., None]
     assert decided.double().mean() > 0.9, "too little of the picture is compared"
