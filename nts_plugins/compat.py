@@ -42,7 +42,7 @@ def make_torchvision_importable() -> None:
             library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
             _torchvision_ops = library
-    except Exception:  # noqa: BLE001 - see the docstring
+    except Exception:
         return
 
 
@@ -59,3 +59,74 @@ def version_of(distribution: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
+
+
+def method_entry_points() -> "list[tuple[metadata.EntryPoint, str]]":
+    """What nerfstudio will load as methods when an ns-* command starts, each with the distribution that brings it."""
+    return [
+        (entry, distribution.metadata["Name"])
+        for distribution in metadata.distributions()
+        for entry in distribution.entry_points
+        if entry.group == "nerfstudio.method_configs"
+    ]
+
+
+def allow_nerfstudio_checkpoints() -> None:
+    """Let ``torch.load`` read nerfstudio's own checkpoints where it refuses unknown classes (torch >= 2.6).
+
+    nerfstudio 1.1.5 calls ``torch.load`` without ``weights_only=False``, and its schedulers store numpy scalars, so
+    ns-eval, ns-render, ns-viewer and ns-export fail on what ns-train wrote. This adds the three harmless numpy names
+    to torch's list of permitted globals; checkpoints of this package need none of them. ``torch.load`` stays as it is.
+    """
+    import numpy
+    import torch
+
+    if not hasattr(torch.serialization, "add_safe_globals"):
+        return  # torch < 2.4 has no such list, and loads everything.
+    multiarray = importlib.import_module(f"numpy.{'_core' if hasattr(numpy, '_core') else 'core'}.multiarray")
+    allowed: list = [multiarray.scalar, numpy.dtype]
+    # numpy >= 1.25 has one class for every dtype; pickles name them.
+    allowed += [type(numpy.dtype(kind)) for kind in ("float64", "float32", "int64")]
+    # A checkpoint written under numpy 1 names numpy.core, one written under numpy 2 names numpy._core.
+    allowed += [(multiarray.scalar, f"numpy.{name}.multiarray.scalar") for name in ("core", "_core")]
+    try:
+        torch.serialization.add_safe_globals(allowed)
+    except (TypeError, AttributeError):  # torch < 2.6 takes no (class, name) pairs, and needs none.
+        torch.serialization.add_safe_globals([item for item in allowed if not isinstance(item, tuple)])
+
+
+def usable_device(requested: str) -> str:
+    """The device to train on: the one asked for, or the CPU where torch finds no such device.
+
+    nerfstudio asks for CUDA unless told otherwise, so a machine without a GPU must not need an extra flag.
+
+    Args:
+        requested: "cuda", "mps" or "cpu", with an index or without.
+    """
+    import torch
+
+    kind = requested.split(":", maxsplit=1)[0]
+    present = {
+        "cuda": torch.cuda.is_available,
+        "mps": lambda: getattr(torch.backends, "mps", None) is not None and torch.backends.mps.is_available(),
+    }
+    return requested if kind not in present or present[kind]() else "cpu"
+
+
+def fused_adam_devices() -> tuple[str, ...]:
+    """Kinds of device on which ``torch.optim.Adam(fused=True)`` exists in the installed torch."""
+    return ("cuda", "cpu") if version_of("torch") >= (2, 4) else ("cuda",)
+
+
+def lpips_backbone(net: str) -> tuple[Path, str]:
+    """The file of weights that torchvision wants for the network behind LPIPS, and where it would download it from.
+
+    Args:
+        net: "alex", "vgg" or "squeeze".
+    """
+    import torch
+    import torchvision.models
+
+    weights = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}[net]
+    url = getattr(torchvision.models, weights).DEFAULT.url
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1], url

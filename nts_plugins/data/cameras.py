@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From nerfstudio's cameras to the matrices that the rasterizer takes."""
+
+from typing import NamedTuple
+
+import torch
+from nerfstudio.cameras.cameras import Cameras, CameraType
+from torch import Tensor
+
+from nts_plugins.errors import InputError
+
+
+class View(NamedTuple):
+    """C pinhole cameras as ``rasterize`` takes them."""
+
+    viewmats: Tensor
+    """[C, 4, 4] world to camera, OpenCV axes (x right, y down, z forward)."""
+    Ks: Tensor
+    """[C, 3, 3] intrinsics, pixels, pixel centres at +0.5."""
+    width: int
+    height: int
+
+
+def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
+    """The view through nerfstudio cameras, at a whole fraction of their resolution.
+
+    Differentiable with respect to ``camera_to_worlds``.
+
+    Args:
+        camera: [C] cameras of one picture size. Not changed.
+        camera_to_worlds: [C, 3, 4], OpenGL axes (x right, y up, z backward); usually the camera's own, or refined.
+        factor: draw width // factor by height // factor pixels, as :class:`~nts_plugins.data.pyramid.Pyramid` shrinks.
+
+    Raises:
+        InputError: where a camera is not a pinhole camera.
+    """
+    kind = int(camera.camera_type.reshape(-1)[0])
+    if kind != CameraType.PERSPECTIVE.value:
+        raise InputError(
+            f"Splatting draws pinhole cameras, and {CameraType(kind).name} was asked for. Choose a perspective camera."
+        )
+    Ks = torch.zeros(len(camera), 3, 3, dtype=torch.float32, device=camera_to_worlds.device)
+    Ks[:, 0, 0] = camera.fx.reshape(-1)
+    Ks[:, 1, 1] = camera.fy.reshape(-1)
+    Ks[:, 0, 2] = camera.cx.reshape(-1)
+    Ks[:, 1, 2] = camera.cy.reshape(-1)
+    Ks[:, :2] /= factor
+    Ks[:, 2, 2] = 1.0
+    width, height = int(camera.width.reshape(-1)[0]), int(camera.height.reshape(-1)[0])
+    return View(world_to_camera(camera_to_worlds), Ks, max(1, width // factor), max(1, height // factor))
+
+
+def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
+    """[C, 4, 4] world-to-camera matrices in OpenCV axes of rigid [C, 3, 4] camera-to-world matrices in OpenGL axes.
+
+    Differentiable.
+    """
+    # Both cameras look along their third axis; OpenGL's y and z point the other way.
+    flip = camera_to_worlds.new_tensor([1.0, -1.0, -1.0])
+    rotation = (camera_to_worlds[:, :3, :3] * flip).transpose(1, 2)
+    translation = -rotation @ camera_to_worlds[:, :3, 3:]
+    last = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 1, 4)
+    return torch.cat([torch.cat([rotation, translation], dim=2), last], dim=1)

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be wrong with a capture, each said in one clear message before anything is written."""
+
+import json
+import math
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Iterator, Sequence, Tuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
+
+from nts_plugins.errors import InputError
+
+_HOW_TO_MAKE_DATA = (
+    "Give --data a folder with a transforms.json (ns-process-data makes one from photos), or name another format "
+    "at the end of the command, such as colmap or blender-data."
+)
+_HOW_TO_MAKE_PINHOLE = (
+    "Undistort the pictures to pinhole cameras first (`colmap image_undistorter`; for 360 degree pictures "
+    "`ns-process-data images --camera-type equirectangular`)."
+)
+
+
+@contextmanager
+def explained(data: Any) -> Iterator[None]:
+    """Turn what a dataparser raises about its input into an InputError that names the data."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
+        raise InputError(f"Cannot read the data: {error}. {_HOW_TO_MAKE_DATA}") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"The data {data} holds a file that is not valid JSON: {error}.") from error
+    except KeyError as error:
+        raise InputError(f"The data {data} lacks the entry {error}.") from error
+    except AssertionError as error:
+        if not str(error):
+            raise
+        raise InputError(f"The data {data} cannot be used: {str(error).strip()}") from error
+
+
+def check_transforms_file(data: Path) -> None:
+    """Look through a nerfstudio capture's transforms.json, so that a message can name the frame that is wrong.
+
+    Args:
+        data: the folder of the capture, or the file itself.
+
+    Raises:
+        InputError: where the file is missing, is no JSON, lists no frame, or has a frame without a usable pose.
+    """
+    path = data if data.suffix == ".json" else data / "transforms.json"
+    if not path.is_file():
+        raise InputError(f"There is no {path}. {_HOW_TO_MAKE_DATA}")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}.") from error
+    frames = meta.get("frames") if isinstance(meta, dict) else None
+    if not frames:
+        raise InputError(f"{path} lists no images. It needs an entry 'frames' with at least one image and its pose.")
+    if "camera_model" in meta:
+        _check_model(str(meta["camera_model"]), path)
+    for index, frame in enumerate(frames):
+        name = frame.get("file_path")
+        if name is None:
+            raise InputError(f"Frame {index} of {path} has no 'file_path'.")
+        _check_pose(frame.get("transform_matrix"), f"{name} in {path}")
+
+
+def _check_model(name: str, where: Path) -> None:
+    kind = CAMERA_MODEL_TO_TYPE.get(name)
+    if kind is None:
+        known = ", ".join(key for key, value in CAMERA_MODEL_TO_TYPE.items() if value == CameraType.PERSPECTIVE)
+        raise InputError(f"{where} names the unknown camera_model {name!r}. Pinhole models are {known}.")
+    if kind != CameraType.PERSPECTIVE:
+        raise InputError(f"{where} has {name} cameras, but splatting draws pinhole cameras. {_HOW_TO_MAKE_PINHOLE}")
+
+
+def _check_pose(matrix: Any, name: str) -> None:
+    try:
+        pose = np.array(matrix, dtype=np.float64)
+    except (TypeError, ValueError):
+        pose = np.zeros(0)
+    if pose.shape not in ((4, 4), (3, 4)):
+        raise InputError(f"The frame {name} has no 'transform_matrix' of 4x4 numbers.")
+    if not np.isfinite(pose).all():
+        raise InputError(f"The pose of {name} is not finite (NaN or infinity). Remove the frame or find its pose anew.")
+    if abs(np.linalg.det(pose[:3, :3])) < 1e-8:
+        raise InputError(f"The pose of {name} is not a rotation: its matrix is singular.")
+
+
+def check_files(paths: Sequence[Path], kind: str) -> None:
+    """Every file exists. ``kind`` is what to call them."""
+    missing = [path for path in paths if not Path(path).is_file()]
+    if missing:
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise InputError(f"The {kind} {missing[0]}{more} does not exist. Check the paths that the data names.")
+
+
+def check_cameras(cameras: Cameras, names: Sequence[Path]) -> None:
+    """Every camera is a pinhole camera with a finite pose and a positive focal length."""
+    kinds = cameras.camera_type.reshape(-1).tolist()
+    for name, kind in zip(names, kinds, strict=True):
+        if kind != CameraType.PERSPECTIVE.value:
+            raise InputError(
+                f"The camera of {name} is {CameraType(kind).name}, but splatting draws pinhole cameras. "
+                f"{_HOW_TO_MAKE_PINHOLE}"
+            )
+    finite = torch.isfinite(cameras.camera_to_worlds).flatten(1).all(dim=1)
+    focal = torch.cat([cameras.fx, cameras.fy], dim=-1)
+    principal = torch.cat([cameras.cx, cameras.cy], dim=-1)
+    usable = (torch.isfinite(focal) & (focal > 0) & torch.isfinite(principal)).all(dim=-1)
+    for name, has_pose, has_lens in zip(names, finite.tolist(), usable.tolist(), strict=True):
+        if not has_pose:
+            raise InputError(f"The pose of {name} is not finite (NaN or infinity). Remove it or find its pose anew.")
+        if not has_lens:
+            raise InputError(f"The camera of {name} needs finite intrinsics and focal lengths above zero.")
+
+
+def check_scale_factor(scale_factor: float) -> None:
+    if not (math.isfinite(scale_factor) and 0.0 < scale_factor <= 1.0):
+        raise InputError(
+            f"camera_res_scale_factor={scale_factor:g} is not in (0, 1]: 0.5 halves the width and the height."
+        )
+
+
+def check_size(path: Path, size: Tuple[int, int], camera: Tuple[int, int]) -> None:
+    """The picture has the size its camera says; both are (width, height)."""
+    if size == camera:
+        return
+    hint = "Check 'w' and 'h', or the downscale factor."
+    if size == camera[::-1]:
+        hint = "The two are swapped: the file is probably rotated by its EXIF tag. Rotate its pixels and save it."
+    raise InputError(
+        f"The image {path} is {size[0]}x{size[1]} pixels, but its camera is {camera[0]}x{camera[1]}. {hint}"
+    )
+
+
+def image_size(path: Path) -> Tuple[int, int]:
+    """Width and height in the file's header."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """A picture as [H, W, 3] or, where it has transparency, [H, W, 4] uint8, whatever the file stores."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            if image.mode.startswith("I;16") or image.mode == "I":
+                return _from_16_bit(np.asarray(image))
+            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
+            wanted = "RGBA" if transparent else "RGB"
+            return np.array(image if image.mode == wanted else image.convert(wanted))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_mask(path: Path) -> npt.NDArray[np.bool_]:
+    """[H, W] bool: where any channel of the file is not zero."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            values = np.array(image)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    if values.ndim == 3:
+        values = values[..., :3].any(axis=-1)
+    return values.astype(bool)
+
+
+def _from_16_bit(values: npt.NDArray) -> npt.NDArray[np.uint8]:
+    gray = np.clip(values.astype(np.float32) / 257.0 + 0.5, 0, 255).astype(np.uint8)
+    return np.repeat(gray[:, :, None], 3, axis=2)
+
+
+def _unreadable(path: Path, error: Exception) -> InputError:
+    return InputError(f"The image {path} cannot be read: {error}. It may be damaged or half-copied: replace the file.")
+
+
+def camera_extent(camera_to_worlds: torch.Tensor) -> float:
+    """1.1 times the largest distance of a camera from the cameras' mean: 3D Gaussian Splatting's size of a scene.
+
+    The step size of positions and the thresholds of densification are multiples of it (Kerbl et al. 2023). A capture
+    from one point has no extent; 1 is returned then.
+
+    Args:
+        camera_to_worlds: [N, 3 or 4, 4].
+    """
+    positions = camera_to_worlds[:, :3, 3].double()
+    if len(positions) == 0:
+        return 1.0
+    radius = float((positions - positions.mean(dim=0)).norm(dim=-1).max())
+    return 1.1 * radius if radius > 1e-6 else 1.0

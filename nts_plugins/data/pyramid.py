@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The training target at the resolution of the step, without shrinking the same picture again in every step."""
+
+from typing import Any, Dict, Mapping, Tuple, Union
+
+import torch
+from torch import Tensor
+
+
+class Pyramid:
+    """A map [H, W, C] and the smaller versions of it that were asked for.
+
+    Holds the full size as it was given (uint8 costs a quarter of float) and only the last smaller size, because a
+    schedule goes through sizes once. Safe to read from several threads: a race costs a second computation.
+    """
+
+    def __init__(self, full: Tensor) -> None:
+        self.full = full
+        self._smaller: Tuple[int, Tensor] = (1, full)
+
+    def at(self, factor: int) -> Tensor:
+        """The map shrunk by a whole factor, in the type of the full map.
+
+        [H // factor, W // factor, C]; each pixel is the mean of factor x factor pixels, what is left over at the right
+        and lower border is cut off. So intrinsics divided by ``factor`` are exact. A mask's pixel stays true where at
+        least half of the pixels it covers are. Not differentiable.
+        """
+        if factor == 1:
+            return self.full
+        known, smaller = self._smaller
+        if known != factor:
+            smaller = _shrink(self.full, factor)
+            self._smaller = (factor, smaller)
+        return smaller
+
+
+def _shrink(full: Tensor, factor: int) -> Tensor:
+    height, width = full.shape[0] // factor, full.shape[1] // factor
+    cut = full[: height * factor, : width * factor].float()
+    mean = cut.reshape(height, factor, width, factor, -1).mean(dim=(1, 3))
+    if full.dtype == torch.bool:
+        return mean >= 0.5
+    if full.dtype == torch.uint8:
+        return (mean + 0.5).to(torch.uint8)
+    return mean.to(full.dtype)
+
+
+def pyramids(batch: Dict) -> Dict[str, Pyramid]:
+    """A pyramid for every map of a batch that has the image's height and width."""
+    size = batch["image"].shape[:2]
+    maps = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.ndim == 3}
+    return {name: Pyramid(value) for name, value in maps.items() if value.shape[:2] == size}
+
+
+class Targets:
+    """The maps of one batch at the resolution of one step, on the device of the model.
+
+    ``targets[name]`` is [H, W, C]: pictures as float in [0, 1], masks as bool, the rest in its own type. Maps of
+    another size than the image (feature maps) are not shrunk.
+
+    Args:
+        batch: from the datamanager; ``pyramids`` in it save work, and may be absent.
+        factor: whole number by which the step's resolution is smaller.
+        device: where the maps are wanted.
+    """
+
+    def __init__(self, batch: Mapping[str, Any], factor: int, device: Union[str, torch.device]) -> None:
+        self._batch = batch
+        self._factor = factor
+        self._device = device
+
+    def __contains__(self, name: str) -> bool:
+        return isinstance(self._batch.get(name), Tensor)
+
+    def __getitem__(self, name: str) -> Tensor:
+        value = self._batch[name]
+        if self._factor > 1 and value.shape[:2] == self._batch["image"].shape[:2]:
+            pyramid = self._batch.get("pyramids", {}).get(name) or Pyramid(value)
+            value = pyramid.at(self._factor)
+        value = value.to(self._device)
+        return value.float().mul_(1.0 / 255.0) if value.dtype == torch.uint8 else value

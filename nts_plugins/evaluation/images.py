@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The image protocol: PSNR, SSIM and LPIPS of every held-out view, and the file that keeps each view's numbers."""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Dict, List, Mapping, Optional, Sequence, Union
+
+from torch import Tensor
+
+from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
+
+PROTOCOL = "held-out views, float pictures clamped to [0, 1]; SSIM 11x11 sigma 1.5, valid windows; LPIPS AlexNet"
+
+Row = Dict[str, Union[str, float]]
+
+
+def compare(prediction: Tensor, target: Tensor, lpips: Optional[Lpips] = None) -> Dict[str, float]:
+    """Metrics of one picture; the keys do not depend on the picture.
+
+    Args:
+        prediction: [H, W, 3].
+        target: [H, W, 3] in [0, 1].
+        lpips: also measure this, unless its weights are missing.
+    """
+    prediction = prediction.clamp(0.0, 1.0)
+    metrics = {"psnr": float(psnr(prediction, target)), "ssim": float(ssim(prediction, target))}
+    distance = lpips(prediction, target) if lpips is not None else None
+    if distance is not None:
+        metrics["lpips"] = float(distance)
+    return metrics
+
+
+def average(rows: Sequence[Mapping[str, float]], *, with_std: bool = False) -> Dict[str, float]:
+    """Mean of each key, and with ``with_std`` the sample standard deviation as ``<key>_std`` (0 for one row)."""
+    result: Dict[str, float] = {}
+    for key in rows[0]:
+        values = [float(row[key]) for row in rows]
+        result[key] = statistics.fmean(values)
+        if with_std:
+            result[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
+    return result
+
+
+def write_rows(path: Path, rows: List[Row]) -> None:
+    """Write the numbers of every view as JSON, with the protocol they follow."""
+    path.write_text(json.dumps({"protocol": PROTOCOL, "rows": rows}, indent=2) + "\n", encoding="utf-8")

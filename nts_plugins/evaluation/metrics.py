@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How close a picture is to a photograph. Pure functions of [H, W, 3] pictures in [0, 1], no gradient."""
+
+from typing import Optional
+
+import torch
+from torch import Tensor
+
+from nts_plugins import compat, losses
+
+
+@torch.no_grad()
+def psnr(prediction: Tensor, target: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in decibel, scalar; higher is better. Equal pictures get 100 dB, a finite number."""
+    return -10.0 * torch.log10((prediction - target).square_().mean().clamp_min_(1e-10))
+
+
+@torch.no_grad()
+def ssim(prediction: Tensor, target: Tensor) -> Tensor:
+    """Structural similarity (Wang et al. 2004), scalar at most 1; 11 x 11 Gaussian window, valid positions only."""
+    return losses.ssim(prediction, target)
+
+
+class Lpips:
+    """Learned perceptual distance (Zhang et al. 2018), lower is better; built when it is first asked for.
+
+    nerfstudio's models download the network when they are constructed, even for the viewer. This one looks for the
+    file first, and where there is none it says so once and returns None, without waiting for a network.
+
+    Args:
+        net: backbone, "alex" (what nerfstudio reports), "vgg" (what most papers report) or "squeeze".
+    """
+
+    def __init__(self, net: str = "alex") -> None:
+        self.net = net
+        self._metric: Optional[torch.nn.Module] = None
+        self._missing = False
+
+    @torch.no_grad()
+    def __call__(self, prediction: Tensor, target: Tensor) -> Optional[Tensor]:
+        """Scalar distance of two [H, W, 3] pictures, or None where the backbone's weights are not on this machine."""
+        if self._missing or not self._ready():
+            return None
+        assert self._metric is not None
+        images = [picture.clamp(0.0, 1.0).permute(2, 0, 1)[None] for picture in (prediction, target)]
+        value = self._metric.to(prediction.device)(*images)
+        self._metric.reset()
+        return value
+
+    def _ready(self) -> bool:
+        if self._metric is not None:
+            return True
+        file, url = compat.lpips_backbone(self.net)
+        if not file.is_file():
+            self._missing = True
+            from nerfstudio.utils.rich_utils import CONSOLE
+
+            CONSOLE.print(
+                f"[yellow]LPIPS is left out: its backbone's weights, {file.name}, are not on this machine. "
+                f"Put the file ({url}) into {file.parent}.[/yellow]"
+            )
+            return False
+        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+        self._metric = LearnedPerceptualImagePatchSimilarity(net_type=self.net, normalize=True)  # type: ignore[arg-type]
+        return True

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What else a splat carries: the interface between a per-splat quantity and the model that draws it.
+
+A head says *what* to splat and what the pixels then mean. The model asks it, in this order, in every step::
+
+    head.initial_parameters(splats)        once: per-splat values, which join the splats' own in ``gauss_params``
+    head.channels(params)                  [N, E] values to draw, in the same pass as colour
+    head.outputs(channels, alphas)         what the drawn [H, W, E] mean
+    head.losses(outputs, targets)          training only
+    head.metrics(outputs, targets)
+    head.after_step(step, params)          training only, after splats were added and removed
+    head.displays(outputs)                 viewer and rendering only: pictures for people
+
+Per-splat values have one optimizer each, of the same name, in the recipe's ``optimizers``; densification, cropping and
+checkpoints then treat them like positions. Other weights of a head are ordinary module parameters, listed by
+:meth:`FeatureHead.param_groups`. Viewer elements are attributes of the head.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Mapping, Optional, Type
+
+from nerfstudio.configs.base_config import InstantiateConfig
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from nts_plugins.data.pyramid import Targets
+
+
+@dataclass
+class FeatureHeadConfig(InstantiateConfig):
+    """Settings that every head has."""
+
+    _target: Type = field(default_factory=lambda: FeatureHead)
+    start_step: int = 0
+    """The head's first training step. Before it the head costs nothing."""
+    stop_step: Optional[int] = None
+    """First step in which the head is no longer trained; None trains it to the end."""
+    trains_geometry: bool = False
+    """Let the head's losses move and reshape the splats. Off, they reach the head's own values only."""
+
+    def setup(self, *, name: str, metadata: Mapping[str, Any]) -> "FeatureHead":
+        """Build the head; see :class:`FeatureHead` for the arguments."""
+        return self._target(self, name=name, metadata=metadata)
+
+
+class FeatureHead(nn.Module, ABC):
+    """Something that each splat carries besides its colour.
+
+    Args:
+        config: settings.
+        name: under which the model holds the head; its outputs are called ``<name>_<what>``.
+        metadata: of the training data, the channel from the datamanager (feature width, encoder, label names).
+    """
+
+    config: FeatureHeadConfig
+
+    def __init__(self, config: FeatureHeadConfig, *, name: str, metadata: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.name = name
+        self.metadata = metadata
+
+    def trains_at(self, step: int) -> bool:
+        """Whether the head takes part in a training step."""
+        stop = self.config.stop_step
+        return step >= self.config.start_step and (stop is None or step < stop)
+
+    @abstractmethod
+    def initial_parameters(self, splats: Mapping[str, Tensor]) -> Dict[str, Parameter]:
+        """The values that the head adds to each splat.
+
+        Args:
+            splats: the parameters that exist so far, first axis N; see :mod:`nts_plugins.gaussians.initialise`.
+
+        Returns:
+            [N, ...] by a name that nothing else uses. With ``requires_grad=False`` they are kept in step with the
+            splats, and not trained.
+        """
+
+    @abstractmethod
+    def channels(self, params: Mapping[str, Tensor]) -> Tensor:
+        """[N, E] what to draw, from the parameters of the N splats that are drawn. Differentiable."""
+
+    @abstractmethod
+    def outputs(self, channels: Tensor, alphas: Tensor) -> Dict[str, Tensor]:
+        """The meaning of the drawn pixels. Differentiable.
+
+        Args:
+            channels: [H, W, E] composited over zeros.
+            alphas: [H, W, 1] accumulated opacity.
+
+        Returns:
+            [H, W, C] by name; the names begin with the head's.
+        """
+
+    def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:
+        """Terms of the training loss, weights included, by name."""
+        return {}
+
+    def metrics(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, float]:
+        """Numbers about one picture. A head whose target is missing leaves its keys out, for all pictures alike."""
+        return {}
+
+    def displays(self, outputs: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+        """Pictures for people: [H, W, 3] in [0, 1], or [H, W, 1], by name. No gradient."""
+        return {}
+
+    def after_step(self, step: int, params: Mapping[str, Tensor]) -> None:
+        """Called after each training step of the head, for what is not trained by gradients."""
+        return None
+
+    def param_groups(self) -> Dict[str, List[Parameter]]:
+        """Parameters that do not belong to splats, by the name of their optimizer."""
+        own = list(self.parameters())
+        return {self.name: own} if own else {}

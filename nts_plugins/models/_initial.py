@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The splats that training starts with."""
+
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+import torch
+from torch import Tensor
+
+from nts_plugins.gaussians.initialise import from_points, random_in_cube
+
+SeedPoints = Tuple[Tensor, Tensor]
+
+
+def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Mapping[str, Any]) -> Dict[str, Tensor]:
+    """Splats at the seed points or, without any, at random around the cameras.
+
+    Args:
+        config: a :class:`~nts_plugins.models.splat.SplatModelConfig`.
+        seed_points: [N, 3] positions in scene units and [N, 3] colours from 0 to 255; None, or no rows, for none.
+        metadata: of the training data; ``camera_extent`` and ``camera_center`` say where random splats belong.
+
+    Returns:
+        As :mod:`nts_plugins.gaussians.initialise`.
+    """
+    is_mcmc = config.strategy == "mcmc"
+    options = {
+        "sh_degree": config.sh_degree,
+        "opacity": config.initial_opacity if config.initial_opacity is not None else (0.5 if is_mcmc else 0.1),
+        "scale": config.initial_scale if config.initial_scale is not None else (0.1 if is_mcmc else 1.0),
+    }
+    if seed_points is not None and len(seed_points[0]) > 0 and not config.random_init:
+        return from_points(*seed_points, **options)
+    splats = random_in_cube(config.num_random, config.random_scale * metadata.get("camera_extent", 1.0), **options)
+    splats["means"] += torch.as_tensor(metadata.get("camera_center", (0.0, 0.0, 0.0)), dtype=torch.float32)
+    return splats

@@ -1,0 +1,369 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The conductor: 3D Gaussian Splatting that every method of the suite builds on.
+
+Class paths in this module are written into every run's config.yml: they are a public interface.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
+
+import torch
+from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
+from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
+from nerfstudio.models.base_model import ModelConfig
+from nerfstudio.models.splatfacto import SplatfactoModel
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
+from nts_plugins.data.cameras import View, view_of
+from nts_plugins.data.pyramid import Targets
+from nts_plugins.errors import InputError
+from nts_plugins.evaluation.images import compare
+from nts_plugins.evaluation.metrics import Lpips, psnr
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
+from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
+from nts_plugins.losses import photometric_loss
+from nts_plugins.models._initial import initial_splats
+from nts_plugins.rasterization import BackendUnavailable, Raster, rasterize, select_backend
+from nts_plugins.training.checkpoints import check_state
+
+VIEWER_GREY = (0.1490, 0.1647, 0.2157)
+"""viser's own background, behind pictures of models that were trained on random backgrounds."""
+
+SMALLEST_SIDE = 16
+"""Pixels below which the start of training does not shrink a picture: SSIM looks at windows of 11."""
+
+
+@dataclass
+class SplatModelConfig(ModelConfig):
+    """Settings of :class:`SplatModel`. Defaults are those of Kerbl et al. 2023, sections 5 and 7.1."""
+
+    _target: Type = field(default_factory=lambda: SplatModel)
+    strategy: Literal["default", "mcmc"] = "default"
+    """How splats are added, removed and moved: the paper's adaptive density control, or MCMC."""
+    densify: DefaultConfig = field(default_factory=DefaultConfig)
+    """Settings of the default strategy."""
+    mcmc: MCMCConfig = field(default_factory=MCMCConfig)
+    """Settings of the MCMC strategy."""
+    backend: Literal["auto", "cpu", "gsplat", "reference"] = "auto"
+    """What draws the splats. "auto" asks the environment variable NTS_BACKEND, then decides by device."""
+    sh_degree: int = 3
+    """Highest degree of the spherical harmonics, 0 to 3."""
+    sh_degree_interval: int = 1000
+    """Steps until the next degree is trained."""
+    num_downscales: int = 2
+    """Training starts at 1 / 2^this of the resolution."""
+    resolution_schedule: int = 250
+    """Steps after which the resolution is doubled."""
+    ssim_lambda: float = 0.2
+    """Weight of 1 - SSIM in the loss; the mean absolute error has the rest."""
+    background_color: Literal["random", "black", "white"] = "black"
+    """Behind the splats; random means another colour in each step, so that surfaces become opaque."""
+    rasterize_mode: Literal["classic", "antialiased"] = "classic"
+    """Antialiased splats keep their energy when small on the screen. Viewers of exported files expect classic."""
+    random_init: bool = False
+    """Start from random splats although there are seed points."""
+    num_random: int = 50000
+    """How many, where splats start at random."""
+    random_scale: float = 10.0
+    """Side of the cube they fill, in multiples of the extent of the cameras."""
+    initial_opacity: Optional[float] = None
+    """Opacity at the start; None takes the strategy's own, 0.1 (default) or 0.5 (mcmc)."""
+    initial_scale: Optional[float] = None
+    """Size at the start, relative to the distance of the nearest neighbours; None takes 1 (default) or 0.1 (mcmc)."""
+    use_scale_regularization: bool = False
+    """Keep splats from becoming needles (PhysGaussian, Xie et al. 2024)."""
+    max_gauss_ratio: float = 10.0
+    """Longest axis over shortest above which that costs."""
+    scale_regularization_every: int = 10
+    """Steps between two uses of it."""
+    output_depth_during_training: bool = False
+    """Draw depth in training steps too."""
+    camera_optimizer: CameraOptimizerConfig = field(default_factory=lambda: CameraOptimizerConfig(mode="off"))
+    """Refinement of the cameras' poses."""
+    heads: Dict[str, FeatureHeadConfig] = field(default_factory=dict)
+    """What splats carry besides colour, by name."""
+
+
+class SplatModel(SplatfactoModel):
+    """Gaussian splats, drawn and trained on any device.
+
+    A SplatfactoModel to nerfstudio's exporter and viewer, which look for one; it shares names with it, and no training
+    code. Per-splat values are ``gauss_params`` [N, ...]; those of heads are among them.
+
+    Raises:
+        InputError: where the backend asked for cannot run, or a checkpoint does not fit.
+    """
+
+    config: SplatModelConfig  # type: ignore[assignment]
+
+    def populate_modules(self) -> None:
+        config = self.config
+        metadata: Mapping[str, Any] = self.kwargs.get("metadata") or {}
+        try:
+            select_backend(self.kwargs.get("device", "cpu"), config.backend)
+        except BackendUnavailable as error:
+            raise InputError(str(error)) from error
+        self.extent = float(metadata.get("camera_extent", 1.0))
+        splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
+        self.heads = nn.ModuleDict(
+            {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
+        )
+        for head in self._heads():
+            splats.update(head.initial_parameters(splats))
+        self.gauss_params = nn.ParameterDict(
+            {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in splats.items()}
+        )
+        self.appearance = SphericalHarmonics(config.sh_degree, config.sh_degree_interval)
+        self.strategy = make_strategy(config.densify if config.strategy == "default" else config.mcmc)
+        self.strategy_state = self.strategy.initialize_state(self.extent)
+        self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
+        self.background_color = torch.tensor(VIEWER_GREY)
+        self.crop_box: Optional[OrientedBox] = None
+        self.lpips = Lpips()
+        self.step = 0
+
+    # ---- what is trained
+
+    def get_gaussian_param_groups(self) -> Dict[str, List[Parameter]]:
+        return {name: [value] for name, value in self.gauss_params.items() if value.requires_grad}
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        groups = self.get_gaussian_param_groups()
+        for head in self._heads():
+            groups.update(head.param_groups())
+        self.camera_optimizer.get_param_groups(param_groups=groups)
+        return groups
+
+    def learning_rate_scales(self) -> Dict[str, float]:
+        """Factors on the recipe's learning rates, by group: positions move in proportion to the size of the scene."""
+        return {"means": self.extent}
+
+    def get_training_callbacks(
+        self, training_callback_attributes: TrainingCallbackAttributes
+    ) -> List[TrainingCallback]:
+        optimizers = training_callback_attributes.optimizers
+        return [
+            TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], self.step_cb, args=[optimizers]),
+            TrainingCallback([TrainingCallbackLocation.AFTER_TRAIN_ITERATION], self.step_post_backward),
+        ]
+
+    def step_post_backward(self, step: int) -> None:
+        """Let the strategy, then the heads, do what follows a training step."""
+        rate = self.optimizers["means"].param_groups[0]["lr"]
+        self.strategy.step_post_backward(
+            self.gauss_params, self.optimizers, self.strategy_state, step, self.info, lr=float(rate)
+        )
+        self.info = {}  # It holds the graph of the step.
+        for head in self._heads():
+            if head.trains_at(step):
+                head.after_step(step, self.gauss_params)
+
+    # ---- from a camera to pictures
+
+    def get_outputs(self, camera: Cameras) -> Dict[str, Tensor]:  # type: ignore[override]
+        """Draw the splats.
+
+        Args:
+            camera: one pinhole camera. In training ``metadata["cam_idx"]`` says whose pose is refined.
+
+        Returns:
+            rgb [H, W, 3] (in [0, 1] except in training), accumulation [H, W, 1], background, depth [H, W, 1] (mean
+            z-depth, scene units; not in training), and what the heads add.
+        """
+        params = self._drawn_params()
+        heads = [head for head in self._heads() if not self.training or head.trains_at(self.step)]
+        c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
+        view = view_of(camera, c2w, self._factor(int(camera.height[0]), int(camera.width[0])))
+        background = self._get_background_color()
+        with_depth = not self.training or self.config.output_depth_during_training
+        # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
+        joint = [head for head in heads if not self.training or head.config.trains_geometry]
+        apart = [head for head in heads if head not in joint]
+        gaussians = self._gaussians(params)
+        raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
+        outputs = {**self._pictures(raster, background), **outputs}
+        if apart:
+            outputs.update(self._draw(gaussians.detach(), params, apart, view)[1])
+        if self.training:
+            self.info = raster.info
+            self.strategy.step_pre_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
+            )
+        return outputs
+
+    def _draw(
+        self,
+        gaussians: Gaussians,
+        params: Mapping[str, Tensor],
+        heads: List[FeatureHead],
+        view: View,
+        background: Optional[Tensor] = None,
+        with_depth: bool = False,
+    ) -> Tuple[Raster, Dict[str, Tensor]]:
+        """One pass of the rasterizer, and what the heads make of their channels."""
+        channels = [head.channels(params) for head in heads]
+        raster = rasterize(
+            gaussians,
+            view.viewmats,
+            view.Ks,
+            view.width,
+            view.height,
+            sh_degree=0 if gaussians.sh_rest is None else self.appearance.degree_at(self.step),
+            channels=torch.cat(channels, dim=-1) if channels else None,
+            background=background,
+            depth="expected" if with_depth else None,
+            antialiased=self.config.rasterize_mode == "antialiased",
+            absgrad=self.training and self.strategy.absgrad,
+            backend=self.config.backend,
+        )
+        outputs: Dict[str, Tensor] = {}
+        drawn: Tuple[Tensor, ...] = ()
+        if raster.channels is not None:
+            drawn = raster.channels[0].split([each.shape[-1] for each in channels], dim=-1)
+        for head, pixels in zip(heads, drawn, strict=True):
+            own = head.outputs(pixels, raster.alphas[0])
+            outputs.update(own if self.training else {**own, **head.displays(own)})
+        return raster, outputs
+
+    def _drawn_params(self) -> Mapping[str, Tensor]:
+        """Per-splat values inside the crop box; heads are cropped with the rest."""
+        if self.crop_box is None or self.training:
+            return self.gauss_params
+        inside = self.crop_box.within(self.means).reshape(-1)
+        return {name: value[inside] for name, value in self.gauss_params.items()}
+
+    def _gaussians(self, params: Mapping[str, Tensor]) -> Gaussians:
+        sh, sh_rest = self.appearance.coefficients(params, self.step)
+        return Gaussians(
+            means=params["means"],
+            quats=params["quats"],
+            scales=torch.exp(params["scales"]),
+            opacities=torch.sigmoid(params["opacities"]).squeeze(-1),
+            sh=sh,
+            sh_rest=sh_rest,
+        )
+
+    def _pictures(self, raster: Raster, background: Tensor) -> Dict[str, Tensor]:
+        rgb, alpha = raster.colors[0], raster.alphas[0]
+        if self.training:
+            outputs = {"rgb": rgb, "accumulation": alpha, "background": background}
+        else:
+            outputs = {"rgb": rgb.clamp(0.0, 1.0), "accumulation": alpha, "background": background.expand_as(rgb)}
+        if raster.depth is not None:
+            depth = raster.depth[0]
+            # Where nothing is, the viewer wants something far away.
+            outputs["depth"] = torch.where(alpha > 0, depth, depth.detach().max())
+        return outputs
+
+    def _factor(self, height: int, width: int) -> int:
+        """How many times smaller than the picture this step draws."""
+        if not self.training:
+            return 1
+        factor = self._get_downscale_factor()
+        while factor > 1 and min(height, width) // factor < SMALLEST_SIDE:
+            factor //= 2
+        return factor
+
+    def _get_downscale_factor(self) -> int:
+        config = self.config
+        doubled = self.step // config.resolution_schedule if config.resolution_schedule > 0 else config.num_downscales
+        return 2 ** max(0, config.num_downscales - doubled) if self.training else 1
+
+    # ---- losses and metrics
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        prediction, target = self._prediction_and_target(outputs, batch)
+        losses = {"main_loss": photometric_loss(prediction, target, self.config.ssim_lambda)}
+        if not self.training:
+            return losses
+        config = self.config
+        if config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
+            losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
+        losses.update(self.strategy.losses(self.gauss_params))
+        self.camera_optimizer.get_loss_dict(losses)
+        for head in self._heads():
+            if head.trains_at(self.step):
+                losses.update(head.losses(outputs, self._targets(batch)))
+        return losses
+
+    @torch.no_grad()
+    def get_metrics_dict(self, outputs, batch) -> Dict[str, Any]:
+        prediction, target = self._prediction_and_target(outputs, batch)
+        metrics: Dict[str, Any] = {"psnr": psnr(prediction, target), "gaussian_count": self.num_points}
+        self.camera_optimizer.get_metrics_dict(metrics)
+        return metrics
+
+    @torch.no_grad()
+    def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        """Numbers and pictures of one evaluation view: photograph left, drawn right. Masks are not applied."""
+        targets = self._targets(batch)
+        target = self.composite_with_background(targets["image"], outputs["background"])
+        metrics = compare(outputs["rgb"], target, self.lpips)
+        metrics["gaussian_count"] = float(self.num_points)
+        for head in self._heads():
+            metrics.update(head.metrics(outputs, targets))
+        return metrics, {"img": torch.cat([target, outputs["rgb"]], dim=1)}
+
+    def _targets(self, batch: Dict[str, Any]) -> Targets:
+        return Targets(batch, self._factor(*batch["image"].shape[:2]), self.device)
+
+    def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+        """Drawn picture and photograph [H, W, 3], black where the mask is off. Made once a step."""
+        if "_compared" not in batch:
+            targets = self._targets(batch)
+            target = self.composite_with_background(targets["image"], outputs["background"])
+            prediction = outputs["rgb"]
+            if "mask" in targets:
+                prediction, target = prediction * targets["mask"], target * targets["mask"]
+            batch["_compared"] = (prediction, target)
+        return batch["_compared"]
+
+    # ---- checkpoints
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        return {"step": self.step, "strategy": self.config.strategy, "strategy_state": self.strategy_state.state_dict()}
+
+    def set_extra_state(self, state: Dict[str, Any]) -> None:
+        self.step = int(state["step"])
+        if state["strategy"] == self.config.strategy:
+            self.strategy_state.load_state_dict(state["strategy_state"])
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any):  # type: ignore[override]
+        """Take over a checkpoint's state, with its number of splats.
+
+        Raises:
+            InputError: naming missing or unexpected entries, and shapes of other settings.
+        """
+        check_state(self, state_dict, growing="gauss_params.")
+        count = len(state_dict["gauss_params.means"])
+        for value in self.gauss_params.values():
+            # In place, because optimizers hold these very parameters.
+            value.data = value.data.new_empty((count, *value.shape[1:]))
+        return nn.Module.load_state_dict(self, state_dict, **kwargs)
+
+    def update_to_step(self, step: int) -> None:
+        self.step = step
+
+    # ---- views for nerfstudio's exporter
+
+    @property
+    def colors(self) -> Tensor:
+        return self.appearance.base_colors(self.gauss_params)
+
+    @property
+    def shs_0(self) -> Tensor:
+        return self.features_dc
+
+    def _heads(self) -> List[FeatureHead]:
+        return list(self.heads.values())  # type: ignore[arg-type]
+
+
+def needle_loss(log_scales: Tensor, ratio: float) -> Tensor:
+    """Mean excess of longest over shortest axis beyond a ratio, times 0.1 (PhysGaussian, Xie et al. 2024). [N, 3]."""
+    spread = torch.exp(log_scales.amax(dim=-1) - log_scales.amin(dim=-1))
+    return 0.1 * (spread - ratio).clamp_min(0.0).mean()

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's pipeline with an evaluation that keeps the numbers of every picture.
+
+Class paths in this module are written into every run's config.yml: they are a public interface.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Type
+
+import torch
+from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
+
+from nts_plugins.errors import InputError
+from nts_plugins.evaluation import images as image_protocol
+
+PER_IMAGE_FILE = "per_image.json"
+
+
+@dataclass
+class SplatPipelineConfig(VanillaPipelineConfig):
+    """Settings of :class:`SplatPipeline`."""
+
+    _target: Type = field(default_factory=lambda: SplatPipeline)
+
+
+class SplatPipeline(VanillaPipeline):
+    """Datamanager and model, joined as in nerfstudio.
+
+    Where pictures are saved (``ns-eval --render-output-path DIR``), ``DIR/per_image.json`` holds the metrics of each.
+    """
+
+    @torch.no_grad()
+    def get_average_image_metrics(
+        self,
+        data_loader: Any,
+        image_prefix: str,
+        step: Optional[int] = None,
+        output_path: Optional[Path] = None,
+        get_std: bool = False,
+    ) -> Dict[str, float]:
+        """Mean metrics over all pictures; see :meth:`VanillaPipeline.get_average_image_metrics`.
+
+        Times are of drawing alone, with the device's queue emptied before and after.
+
+        Raises:
+            InputError: where there are no pictures to compare with.
+        """
+        from rich.progress import track
+
+        if len(data_loader) == 0:
+            raise InputError(
+                "There are no evaluation images. Give the data a test split, or evaluate on all of it with --eval-mode."
+            )
+        was_training = self.training
+        self.eval()
+        metrics: List[Dict[str, float]] = []
+        rows: List[image_protocol.Row] = []
+        for index, (camera, batch) in enumerate(track(data_loader, "Evaluating all images", transient=True)):
+            seconds, outputs = self._timed_render(camera)
+            scores, pictures = self.model.get_image_metrics_and_images(outputs, batch)
+            pixels = int(camera.width.reshape(-1)[0]) * int(camera.height.reshape(-1)[0])
+            metrics.append({**scores, "num_rays_per_sec": pixels / seconds, "fps": 1.0 / seconds})
+            rows.append({"image": self._image_name(batch), **metrics[-1]})
+            if output_path is not None:
+                _save(pictures, output_path, image_prefix, index)
+        if output_path is not None:
+            image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
+        self.train(was_training)
+        return image_protocol.average(metrics, with_std=get_std)
+
+    def _timed_render(self, camera: Any) -> "tuple[float, Dict[str, Any]]":
+        synchronize = torch.cuda.synchronize if self.model.device.type == "cuda" else lambda: None
+        synchronize()
+        start = time.perf_counter()
+        outputs = self.model.get_outputs_for_camera(camera)
+        synchronize()
+        return max(time.perf_counter() - start, 1e-9), outputs
+
+    def _image_name(self, batch: Dict[str, Any]) -> str:
+        dataset = self.datamanager.eval_dataset
+        return dataset.image_filenames[int(batch["image_idx"])].name if dataset is not None else str(batch["image_idx"])
+
+
+def _save(pictures: Dict[str, torch.Tensor], folder: Path, prefix: str, index: int) -> None:
+    from torchvision.utils import save_image
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.items():
+        save_image(picture.permute(2, 0, 1).cpu(), folder / f"{prefix}_{name}_{index:04d}.png")

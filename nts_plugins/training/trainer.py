@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""nerfstudio's trainer, with runs that leave nothing half-written and can be killed at any moment.
+
+Class paths in this module are written into every run's config.yml: they are a public interface.
+"""
+
+import contextlib
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Type
+
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from nts_plugins import compat
+from nts_plugins.errors import InputError
+from nts_plugins.training import checkpoints
+from nts_plugins.training.optimizers import scale_learning_rates
+
+
+@dataclass
+class SplatTrainerConfig(TrainerConfig):
+    """Settings of a training run."""
+
+    _target: Type = field(default_factory=lambda: SplatTrainer)
+    max_num_iterations: int = 30000
+    """Train until this many iterations are done. A run that is resumed does what is left of them."""
+
+    def save_config(self) -> None:
+        """Make sure that the run can be written; :class:`SplatTrainer` writes it once the data has been read.
+
+        nerfstudio saves config.yml before it looks at the data, so a mistyped path leaves a dead run behind.
+
+        Raises:
+            InputError: where the output folder cannot be written.
+        """
+        folder = self.get_base_dir().absolute()
+        existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+        if not existing.is_dir() or not os.access(existing, os.W_OK):
+            raise InputError(f"Cannot write to {existing}. Choose another place for the run with --output-dir.")
+
+    def write_config(self) -> None:
+        """Create the run's folder with its config.yml.
+
+        Raises:
+            InputError: where that is not possible.
+        """
+        try:
+            super().save_config()
+        except OSError as error:
+            raise InputError(
+                f"Cannot write the run to {self.get_base_dir()}: {error.strerror}. "
+                f"Free space there, or choose another place with --output-dir."
+            ) from error
+
+
+class SplatTrainer(Trainer):
+    """Trains until ``max_num_iterations``, saves atomically, and resumes as if it had not been interrupted.
+
+    Checkpoints hold plain tensors, numbers and names only, so torch loads them with ``weights_only=True``; they also
+    hold the state of torch's random generators.
+    """
+
+    config: SplatTrainerConfig
+
+    def __init__(self, config: SplatTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        device = compat.usable_device(config.machine.device_type)
+        if device != config.machine.device_type:
+            CONSOLE.print(f"[yellow]torch finds no {config.machine.device_type} device here: training on the {device}.")
+            config.machine.device_type = device
+        super().__init__(config, local_rank, world_size)
+        self._save_failed: Optional[str] = None
+
+    def setup_optimizers(self) -> Optimizers:
+        """Optimizers whose learning rates fit the scene; by now the data has been read, so the run may be written."""
+        self.config.write_config()
+        scales = getattr(self.pipeline.model, "learning_rate_scales", dict)()
+        return Optimizers(scale_learning_rates(self.config.optimizers, scales), self.pipeline.get_param_groups())
+
+    def train(self) -> None:
+        """Train until ``max_num_iterations``; nerfstudio 1.1.5 trains that many more when it resumes."""
+        remaining = self.config.max_num_iterations - self._start_step
+        if remaining <= 0:
+            CONSOLE.print(
+                f"[yellow]Nothing to do: the checkpoint has {self._start_step} iterations, and --max-num-iterations "
+                f"is {self.config.max_num_iterations}. Raise it to train on."
+            )
+            return
+        with _changed(self.config, max_num_iterations=remaining):
+            super().train()
+
+    def _after_train(self) -> None:
+        super()._after_train()
+        if self._save_failed is not None:
+            raise InputError(self._save_failed)
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write ``step-<step>.ckpt`` completely or not at all.
+
+        A failure is reported, and training goes on: the next save may succeed, and the last one is untouched.
+        """
+        state: Dict[str, Any] = {
+            "step": step,
+            "pipeline": self.pipeline.state_dict(),
+            "optimizers": {name: each.state_dict() for name, each in self.optimizers.optimizers.items()},
+            "schedulers": {name: each.state_dict() for name, each in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+            "random": checkpoints.random_state(),
+        }
+        path = self.checkpoint_dir / f"step-{step:09d}.ckpt"
+        # The unfinished file lies outside the folder of checkpoints, where nerfstudio takes every file for one.
+        try:
+            checkpoints.write(state, path, workspace=self.base_dir)
+        except InputError as error:
+            self._save_failed = str(error)
+            CONSOLE.print(f"[red]{error}")
+            return
+        self._save_failed = None
+        if self.config.save_only_latest_checkpoint:
+            for other in self.checkpoint_dir.glob("*.ckpt"):
+                if other != path:
+                    other.unlink(missing_ok=True)
+
+    def _load_checkpoint(self) -> None:
+        path = self._checkpoint_to_load()
+        if path is None:
+            CONSOLE.print("No checkpoint to load: training from scratch.")
+            return
+        state = checkpoints.read(path)
+        checkpoints.check_groups(path, state["optimizers"], self.optimizers.optimizers)
+        self._start_step = int(state["step"]) + 1
+        self.pipeline.load_pipeline(state["pipeline"], int(state["step"]))
+        self.optimizers.load_optimizers(state["optimizers"])
+        if self.config.load_scheduler:
+            self.optimizers.load_schedulers(state.get("schedulers", {}))
+        self.grad_scaler.load_state_dict(state["scalers"])
+        checkpoints.restore_random_state(state.get("random", {}))
+        CONSOLE.print(f"Resuming after step {state['step']} from {path}")
+
+    def _checkpoint_to_load(self) -> Optional[Path]:
+        config = self.config
+        if config.load_dir is not None:
+            return checkpoints.find(config.load_dir, config.load_step)
+        return config.load_checkpoint
+
+
+@contextlib.contextmanager
+def _changed(target: Any, **values: Any) -> Iterator[None]:
+    """Attributes of an object hold other values for a while."""
+    before = {name: getattr(target, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(target, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(target, name, value)
