@@ -137,7 +137,7 @@ def list_block(masks, n, block, members):
     return count
 
 
-def _weights_kernel(keep: bool):  # noqa: ANN202
+def _weights_kernel(keep: bool):
     @njit(nogil=True, cache=True)
     def block_weights(local, members, count, pixel, xs, ys, live, final, limits, weights, picked, trace):
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)

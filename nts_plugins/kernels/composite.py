@@ -3,19 +3,15 @@
 
 Forward, block by block: the weights of the contributing splats (``blocks.block_weights``), then a small matrix
 product weights^T x values whose sums stay in registers, four channels at a time. Backward repeats the weights (they
-cost less than writing them to memory), so transmittances are exact products instead of quotients, and takes all
-per-pixel sums as matrix products with a constant: the moments of dL/dsigma against 1, x, y, x^2, xy, y^2 give the
-gradients of mean and conic. Every (tile, splat) entry writes one record; ``gather_records`` adds a splat's records
-in a fixed order. No atomics, so results are the same for any number of threads.
+cost less than writing them to memory), so transmittances are exact products instead of quotients. Every (tile, splat)
+entry writes one record; ``gather_records`` adds a splat's records in a fixed order. No atomics, so results are the
+same for any number of threads.
 """
 
 import numpy as np
 from numba import njit
 
 from nts_plugins.kernels.blocks import (
-    BLOCK_COLUMNS,
-    BLOCK_HEIGHT,
-    BLOCK_WIDTH,
     BLOCKS,
     LOCAL,
     PIXELS,
@@ -25,14 +21,25 @@ from nts_plugins.kernels.blocks import (
     start_tile,
     trace_weights,
 )
-from nts_plugins.kernels.tiles import MEAN_X, MEAN_Y, OPACITY, QUAD_A, QUAD_B, QUAD_C, TILE
-from nts_plugins.kernels.vectors import LANES, absolute, broadcast, fetch_add, fma, load, splat, store, sum_lanes
+from nts_plugins.kernels.tiles import MEAN_X, MEAN_Y, OPACITY, QUAD_A, QUAD_B, QUAD_C
+from nts_plugins.kernels.vectors import (
+    LANES,
+    absolute,
+    broadcast,
+    fetch_add,
+    fma,
+    load,
+    splat,
+    store,
+    sum_lanes_of_eight,
+)
 
 BATCH = 256
 """Entries of a tile that the forward pass treats at a time: their records and lists stay in the first-level cache, and
 a tile whose pixels are finished stops after the batch."""
 RECORD = 8
-"""Floats before the D channels in an entry's gradient record: mean2d (2), conic (3), opacity, |mean2d| (2)."""
+"""Floats before the D channels in an entry's gradient record: mean2d (2), conic (3), opacity, and the sums over pixels
+of the absolute gradient of mean2d (2), which absolute-gradient densification reads."""
 PIECE = 512
 """Splats that a thread sums at a time."""
 
@@ -93,7 +100,7 @@ def accumulate(weights, picked, n, values, stride, sums, at):
 
 @njit(nogil=True, cache=True)
 def composite_forward(
-    counter, packed, values, channels, offsets, entries, width, height, background, limits, image, alphas, used
+    counter, packed, values, channels, offsets, entries, width, height, background, limits, image, behind, used
 ):
     """Composite a picture.
 
@@ -105,7 +112,7 @@ def composite_forward(
         background: [channels].
         limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
         image: [H * W * channels] written.
-        alphas: [H * W] written: 1 - final transmittance.
+        behind: [H * W] written: the transmittance that is left behind the last splat.
         used: [T] int64 written: entries of each tile up to the last that contributes to a pixel.
     """
     stride = (channels + 3) // 4 * 4
@@ -148,7 +155,7 @@ def composite_forward(
             x, y = np.int64(xs[p]), np.int64(ys[p])
             if x < width and y < height:
                 pixel = y * width + x
-                alphas[pixel] = _F(1) - final[p]
+                behind[pixel] = final[p]
                 block, lane = p // LANES, p % LANES
                 for c in range(channels):
                     image[pixel * channels + c] = sums[(block * stride + c) * LANES + lane] + final[p] * background[c]
@@ -249,26 +256,27 @@ def sigma_gradients(weights, trace, projected, behind, n):
 
 
 @njit(nogil=True, cache=True)
-def add_absolute(grad_sigma, picked, n, local, xs, ys, pixel, out):
-    """out[splat, 6:8] += sum over pixels of |dL/dmean2d|, what absolute-gradient densification reads."""
+def add_geometry(grad_sigma, picked, n, local, xs, ys, pixel, out):
+    """out[splat, 0:8] += the block's sums of dL/dsigma times what each gradient column needs, see :data:`RECORD`.
+
+    Conic and opacity columns still lack constant factors, which :func:`write_record` applies.
+    """
     x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
     for i in range(n):
-        k = picked[i] * LOCAL
+        k, place = np.int64(picked[i]) * LOCAL, np.int64(picked[i]) * RECORD
         dx, dy = broadcast(local, k + MEAN_X, LANES) - x, broadcast(local, k + MEAN_Y, LANES) - y
-        a, b, c = (
-            broadcast(local, k + QUAD_A, LANES),
-            broadcast(local, k + QUAD_B, LANES),
-            broadcast(local, k + QUAD_C, LANES),
-        )
-        g = load(grad_sigma, i * LANES, LANES)
-        out[picked[i] * RECORD + 6] += sum_lanes(absolute(g * fma(a + a, dx, b * dy)))
-        out[picked[i] * RECORD + 7] += sum_lanes(absolute(g * fma(c + c, dy, b * dx)))
+        a, b = broadcast(local, k + QUAD_A, LANES), broadcast(local, k + QUAD_B, LANES)
+        c, g = broadcast(local, k + QUAD_C, LANES), load(grad_sigma, i * LANES, LANES)
+        gx, gy = g * dx, g * dy
+        mean_x, mean_y = fma(a + a, gx, b * gy), fma(c + c, gy, b * gx)
+        sums = sum_lanes_of_eight(mean_x, mean_y, gx * dx, gx * dy, gy * dy, g, absolute(mean_x), absolute(mean_y))
+        store(out, place, load(out, place, 8) + sums)
 
 
 @njit(nogil=True, cache=True)
 def composite_backward(
     counter, packed, values, channels, offsets, entries, slots, used, width, height, background, limits,
-    grad_image, grad_alphas, absgrad, records,
+    grad_image, grad_alphas, records,
 ):  # fmt: skip
     """The gradient of :func:`composite_forward`, as one record for every (tile, splat) entry.
 
@@ -277,7 +285,6 @@ def composite_backward(
         used: [T] from the forward pass; later entries get zero records.
         grad_image: [H * W * channels].
         grad_alphas: [H * W].
-        absgrad: whether to fill the |mean2d| columns.
         records: [M * (RECORD + channels)] written.
     """
     capacity = max(1, used.max()) if used.shape[0] > 0 else 1
@@ -288,14 +295,8 @@ def composite_backward(
     weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
     trace, projected = np.empty(3 * capacity * LANES, _F), np.empty(capacity * LANES, _F)
     by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
-    behind, monomials = np.empty(LANES, _F), np.zeros(PIXELS * 8, _F)
-    for p in range(PIXELS):
-        block, lane = p // LANES, p % LANES
-        x = _F((block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH - 7.5)
-        y = _F((block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH - 7.5)
-        monomials[p * 8], monomials[p * 8 + 1], monomials[p * 8 + 2] = _F(1), x, y
-        monomials[p * 8 + 3], monomials[p * 8 + 4], monomials[p * 8 + 5] = x * x, x * y, y * y
-    moments, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
+    behind = np.empty(LANES, _F)
+    geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
     while True:
         tile = fetch_add(counter, 0, 1)
         if tile >= offsets.shape[0] - 1:
@@ -309,7 +310,7 @@ def composite_backward(
         x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
         mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
         gather_values(values, channels, entries, start, stop, local_values, stride)
-        moments[: (stop - start) * RECORD] = _F(0)
+        geometry[: (stop - start) * RECORD] = _F(0)
         grad_values[: (stop - start) * wide] = _F(0)
         for b in range(BLOCKS):
             p = b * LANES
@@ -323,31 +324,20 @@ def composite_backward(
             )  # fmt: skip
             project_values(local_values, picked, n, stride, by_channel, projected)
             sigma_gradients(weights, trace, projected, behind, n)
-            add_outer(projected, picked, n, monomials[p * 8 :], 8, moments, RECORD)
+            add_geometry(projected, picked, n, local, xs, ys, p, geometry)
             add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
-            if absgrad:
-                add_absolute(projected, picked, n, local, xs, ys, p, moments)
         for j in range(stop - start):
-            write_record(
-                local, moments, grad_values, j, x0, y0, channels, wide, records, np.int64(slots[start + j]) * size
-            )
+            write_record(local, geometry, grad_values, j, channels, wide, records, np.int64(slots[start + j]) * size)
 
 
 @njit(nogil=True, cache=True)
-def write_record(local, moments, grad_values, j, x0, y0, channels, wide, records, at):
-    """Turn a splat's moments about the tile's centre into gradients of its mean, conic and opacity."""
-    k, m = j * LOCAL, j * RECORD
-    x, y = np.float64(local[k + MEAN_X]) - (x0 + 8.0), np.float64(local[k + MEAN_Y]) - (y0 + 8.0)
-    a, b, c = 2.0 * local[k + QUAD_A], np.float64(local[k + QUAD_B]), 2.0 * local[k + QUAD_C]
-    s = np.float64(moments[m])
-    sx, sy = x * s - moments[m + 1], y * s - moments[m + 2]
-    sxx = x * (x * s - 2.0 * moments[m + 1]) + moments[m + 3]
-    sxy = x * y * s - x * moments[m + 2] - y * moments[m + 1] + moments[m + 4]
-    syy = y * (y * s - 2.0 * moments[m + 2]) + moments[m + 5]
-    records[at], records[at + 1] = _F(a * sx + b * sy), _F(b * sx + c * sy)
-    records[at + 2], records[at + 3], records[at + 4] = _F(0.5 * sxx), _F(sxy), _F(0.5 * syy)
-    records[at + 5] = _F(-s / local[k + OPACITY])
-    records[at + 6], records[at + 7] = moments[m + 6], moments[m + 7]
+def write_record(local, geometry, grad_values, j, channels, wide, records, at):
+    """The gradient record of a tile's j-th splat, see :data:`RECORD`."""
+    g = j * RECORD
+    records[at], records[at + 1] = geometry[g], geometry[g + 1]
+    records[at + 2], records[at + 3] = _F(0.5) * geometry[g + 2], geometry[g + 3]
+    records[at + 4], records[at + 5] = _F(0.5) * geometry[g + 4], -geometry[g + 5] / local[j * LOCAL + OPACITY]
+    records[at + 6], records[at + 7] = geometry[g + 6], geometry[g + 7]
     for channel in range(channels):
         records[at + RECORD + channel] = grad_values[j * wide + channel]
 
