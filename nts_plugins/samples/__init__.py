@@ -1,1 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
+"""Sample scenes made by an own small ray tracer: exact pictures, depth, normals and named masks, nothing to download.
+
+``scene`` says what is there, ``tracer`` draws it, ``writer`` puts it on disk as ``ns-train`` reads it, and each sample
+(so far ``gallery``) is one module that builds a scene and a way for the cameras. Only the options are imported at
+once; the rest is loaded when it is first asked for, so that a command line can show its help without numba.
+"""
+
+import importlib
+from typing import Any, List
+
+from nts_plugins.samples._config import GalleryConfig
+
+_LAZY = {
+    "Camera": "cameras",
+    "PhotographMissing": "photographs",
+    "SampleError": "writer",
+    "Scene": "scene",
+    "SeedFinder": "seeds",
+    "Tracer": "tracer",
+    "View": "tracer",
+    "build_gallery": "gallery",
+    "look_at": "cameras",
+    "walk": "gallery",
+    "write_gallery": "writer",
+}
+
+__all__ = ["GalleryConfig", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__} has no attribute {name}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
+
+
+def __dir__() -> List[str]:
+    return sorted(__all__)

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ``nts`` command. Each subcommand is a dataclass in a module of its own with ``run() -> int``, the exit code.
+
+Those modules import nothing heavy at their top, so that ``nts --help`` answers at once.
+"""
+
+import signal
+import sys
+from typing import Optional, Sequence
+
+import tyro
+
+from nts_plugins.cli._errors import UserError
+from nts_plugins.cli.doctor import Doctor
+from nts_plugins.cli.sample import Sample
+
+COMMANDS = {"sample": Sample, "doctor": Doctor}
+"""Name of the subcommand to its class; the class's docstring is its help."""
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Parse arguments, run the command, and return the exit code.
+
+    Args:
+        arguments: without the program's name; None takes those of the process.
+    """
+    command = tyro.extras.subcommand_cli_from_dict(
+        COMMANDS,
+        prog="nts",
+        description="Tools of nts-plugins. Training, evaluation and viewing are nerfstudio's ns-train, ns-eval, ns-viewer.",
+        args=arguments,
+        config=(tyro.conf.FlagCreatePairsOff,),
+    )
+    try:
+        return command.run()
+    except UserError as error:
+        print(f"nts: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("nts: interrupted; nothing half-written is left.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def entrypoint() -> None:
+    """What the installed ``nts`` runs. A polite kill unwinds like Ctrl-C, so that unfinished work is cleaned up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(main())

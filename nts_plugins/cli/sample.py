@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nts sample gallery DIR``: make a capture to train on, with nothing to download."""
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable, Iterator, Literal, Optional, Tuple
+
+import tyro
+
+from nts_plugins.cli._errors import UserError
+from nts_plugins.samples import GalleryConfig
+
+_DEFAULT = GalleryConfig()
+_STAGES = {"light": "Light", "pictures": "Pictures", "seed points": "Seed points"}
+
+
+@dataclass
+class Sample:
+    """Make a sample capture to train on: pictures, cameras, seed points, exact depth, normals and named masks.
+
+    Nothing is downloaded. Equal options make equal files, and a finished sample is not made again. Then train on it:
+    ns-train splat --data DIR
+    """
+
+    scene: tyro.conf.Positional[Literal["gallery"]]
+    """What to make: an art gallery."""
+    folder: tyro.conf.Positional[Path]
+    """Folder to make."""
+    views: int = _DEFAULT.views
+    """Photographs to take, held-out ones included."""
+    test_every: int = _DEFAULT.test_every
+    """Every so many views one is held out for evaluation; 0 holds none out."""
+    size: str = f"{_DEFAULT.width}x{_DEFAULT.height}"
+    """Width and height of the pictures, pixels."""
+    seed: int = _DEFAULT.seed
+    """Changes the walk's wobble, the textures' noise and the seed points."""
+    dynamic: bool = False
+    """Let some objects move, and give each view a time from 0 to 1."""
+    fov: float = _DEFAULT.fov
+    """Horizontal field of view, degrees."""
+    samples: int = _DEFAULT.samples
+    """Rays along each side of a pixel, for smooth edges."""
+    points: int = _DEFAULT.points
+    """Seed points to aim for."""
+    pixel_noise: float = _DEFAULT.pixel_noise
+    """Error of the features that seed points are triangulated from, pixels."""
+    outliers: float = _DEFAULT.outliers
+    """Fraction of seed points that are wrong matches."""
+    threads: Optional[int] = None
+    """Threads to use; all cores by default. The files do not depend on it."""
+    overwrite: bool = False
+    """Replace another sample that is in the folder."""
+
+    def run(self) -> int:
+        """Write the sample and say what to do with it. Raises UserError when it cannot be written."""
+        from nts_plugins.samples import PhotographMissing, SampleError, write_gallery
+
+        try:
+            config = self._config()
+            with _progress() as progress:
+                written = write_gallery(
+                    self.folder, config, overwrite=self.overwrite, threads=self.threads, progress=progress
+                )
+        except (SampleError, PhotographMissing, ValueError) as error:
+            raise UserError(str(error)) from error
+        held_out = sum(config.is_test(view) for view in range(config.views))
+        state = "is ready" if written else "was there already, complete; nothing was done"
+        print(f"{self.folder} {state}: {config.views} views, {held_out} of them held out.")
+        print(f"Train on it with: ns-train splat --data {self.folder}")
+        return 0
+
+    def _config(self) -> GalleryConfig:
+        width, height = parse_size(self.size)
+        return GalleryConfig(
+            views=self.views,
+            test_every=self.test_every,
+            width=width,
+            height=height,
+            seed=self.seed,
+            dynamic=self.dynamic,
+            fov=self.fov,
+            samples=self.samples,
+            points=self.points,
+            pixel_noise=self.pixel_noise,
+            outliers=self.outliers,
+        )
+
+
+def parse_size(text: str) -> Tuple[int, int]:
+    """Width and height from "480x360".
+
+    Raises:
+        ValueError: for anything else, showing how it should look.
+    """
+    parts = text.lower().split("x")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--size {text} is not a size. Write width x height in pixels, as in 480x360.")
+    return int(parts[0]), int(parts[1])
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars with the time left, one a stage, on a terminal; silent lines of the same elsewhere."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description:<12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as bars:
+        tasks = {stage: bars.add_task(label, total=None, start=False) for stage, label in _STAGES.items()}
+
+        def tell(stage: str, done: int, total: int) -> None:
+            task = tasks[stage]
+            if not bars.tasks[task].started:
+                bars.start_task(task)
+            bars.update(task, completed=done, total=total)
+
+        yield tell

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What one may choose about a sample scene. Standard library only: the command line reads it for its help."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, Dict, Optional
+
+
+@dataclass(frozen=True)
+class GalleryConfig:
+    """Options of the gallery. Equal options make equal bytes.
+
+    Raises:
+        ValueError: when an option is out of its range, naming it.
+    """
+
+    views: int = 60
+    """Photographs to take along the walk, held-out ones included."""
+    test_every: int = 8
+    """Every so many views one is held out for evaluation; 0 holds none out."""
+    width: int = 480
+    """Pixels."""
+    height: int = 360
+    """Pixels."""
+    seed: int = 0
+    """Changes the walk's wobble, the textures' noise and the seed points; never the room's plan."""
+    dynamic: bool = False
+    """Some objects move, and each view has a time in [0, 1]."""
+    fov: float = 72.0
+    """Horizontal field of view, degrees."""
+    samples: int = 3
+    """Anti-aliasing: samples along each side of a pixel, so 3 is nine rays."""
+    points: int = 12_000
+    """Seed points to aim for; small captures give fewer. 0 writes none."""
+    pixel_noise: float = 0.5
+    """Standard deviation, pixels, of the feature positions that the seed points are triangulated from."""
+    outliers: float = 0.02
+    """Fraction of seed points that are wrong matches."""
+
+    def __post_init__(self) -> None:
+        limits = {
+            "views": (1, 100_000),
+            "test_every": (0, 100_000),
+            "width": (8, 8192),
+            "height": (8, 8192),
+            "seed": (0, 2**32 - 1),
+            "fov": (20.0, 120.0),
+            "samples": (1, 16),
+            "points": (0, 10_000_000),
+            "pixel_noise": (0.0, 10.0),
+            "outliers": (0.0, 0.5),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"The gallery's {name} is {value}, but must be between {low} and {high}.")
+        if self.test_every == 1:
+            raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
+
+    def is_test(self, view: int) -> bool:
+        """Whether a view is held out. The middle one of every ``test_every``, so that it has neighbours on both sides."""
+        return self.test_every > 0 and view % self.test_every == self.test_every // 2
+
+    def time(self, view: int) -> Optional[float]:
+        """Time of a view in [0, 1]; None when nothing moves."""
+        return view / max(self.views - 1, 1) if self.dynamic else None
+
+    def to_json(self) -> Dict[str, Any]:
+        """The options as plain values."""
+        return asdict(self)
