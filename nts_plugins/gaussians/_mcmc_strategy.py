@@ -109,8 +109,9 @@ def share_out(opacities: Tensor, scales: Tensor, copies: Tensor) -> Tuple[Tensor
         Opacities [M] and scales [M, 3]. Not meant to be differentiated.
     """
     n = copies.clamp(1, MAX_COPIES).double()
-    # The terms alternate in sign and grow beyond what single precision resolves.
-    whole = opacities.double().clamp(max=1.0 - torch.finfo(torch.float32).eps)
+    # In double precision, because the terms alternate in sign and grow beyond what single precision resolves.
+    single = torch.finfo(torch.float32)
+    whole = opacities.double().clamp(single.tiny, 1.0 - single.eps)
     shared = -torch.expm1(torch.log1p(-whole) / n)
     binomial, power, total = torch.ones_like(n), torch.ones_like(n), torch.zeros_like(n)
     for j in range(1, int(n.max()) + 1 if len(n) else 1):
