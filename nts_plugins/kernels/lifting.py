@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The adjoint of compositing: for every splat the sum over pixels of alpha T times what the pixel holds."""
+
+import numpy as np
+from numba import njit
+
+from nts_plugins.kernels.blocks import BLOCKS, LOCAL, PIXELS, block_weights, list_block, mask_blocks, start_tile
+from nts_plugins.kernels.composite import BATCH, PIECE, add_outer
+from nts_plugins.kernels.vectors import LANES, fetch_add, load, sum_lanes
+
+_F = np.float32
+
+
+@njit(nogil=True, cache=True)
+def lift_maps(counter, packed, channels, offsets, entries, slots, width, height, limits, features, records):
+    """Lift a map of features, as one record [weight, features...] for every (tile, splat) entry.
+
+    Args:
+        counter: [1] int64 work counter; a piece is a tile.
+        packed: [N * PACKED] from ``bound_splats``.
+        offsets, entries, slots: from ``list_tiles``.
+        limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
+        features: [H * W * channels].
+        records: [M * (1 + channels)] written, to be summed with ``composite.gather_records``.
+    """
+    wide, size = (channels + 7) // 8 * 8, 1 + channels
+    local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
+    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+    unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
+    tile_features = np.zeros(PIXELS * wide, _F)
+    sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH, _F)
+    while True:
+        tile = fetch_add(counter, 0, 1)
+        if tile >= offsets.shape[0] - 1:
+            return
+        if offsets[tile] == offsets[tile + 1]:
+            continue
+        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        for p in range(PIXELS):
+            x, y = np.int64(xs[p]), np.int64(ys[p])
+            inside = x < width and y < height
+            for c in range(channels):
+                tile_features[p * wide + c] = features[(y * width + x) * channels + c] if inside else _F(0)
+        unfinished[:] = True
+        any_unfinished = True
+        for start in range(offsets[tile], offsets[tile + 1], BATCH):
+            stop = min(start + BATCH, offsets[tile + 1])
+            if any_unfinished:
+                mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
+                sums[:] = _F(0)
+                totals[:] = _F(0)
+                any_unfinished = False
+                for b in range(BLOCKS):
+                    if not unfinished[b]:
+                        continue
+                    p = b * LANES
+                    count = list_block(masks, stop - start, b, members)
+                    n, unfinished[b] = block_weights(
+                        local, members, count, p, xs, ys, live, final, limits, weights, picked, unused
+                    )
+                    any_unfinished |= unfinished[b]
+                    for i in range(n):
+                        totals[picked[i]] += sum_lanes(load(weights, i * LANES, LANES))
+                    add_outer(weights, picked, n, tile_features[p * wide :], wide, sums, wide)
+            else:
+                sums[:] = _F(0)
+                totals[:] = _F(0)
+            for j in range(stop - start):
+                at = np.int64(slots[start + j]) * size
+                records[at] = totals[j]
+                for c in range(channels):
+                    records[at + 1 + c] = sums[j * wide + c]
+
+
+@njit(nogil=True, cache=True)
+def list_tile_ids(ids, width, height, tile, found):
+    """The distinct non-negative ids of a tile's pixels, ascending, into ``found`` [256]; returns how many."""
+    columns = (width + 15) // 16
+    x0, y0 = (tile % columns) * 16, (tile // columns) * 16
+    count = 0
+    for y in range(y0, min(y0 + 16, height)):
+        for x in range(x0, min(x0 + 16, width)):
+            value = ids[y * width + x]
+            if value < 0 or (count > 0 and found[count - 1] == value):
+                continue
+            place = 0
+            while place < count and found[place] < value:
+                place += 1
+            if place < count and found[place] == value:
+                continue
+            for k in range(count, place, -1):
+                found[k] = found[k - 1]
+            found[place] = value
+            count += 1
+    return count
+
+
+@njit(nogil=True, cache=True)
+def count_tile_ids(counter, ids, width, height, counts):
+    """``counts`` [T] int64: how many distinct ids each tile holds."""
+    found = np.empty(PIXELS, np.int64)
+    while True:
+        tile = fetch_add(counter, 0, 1)
+        if tile >= counts.shape[0]:
+            return
+        counts[tile] = list_tile_ids(ids, width, height, tile, found)
+
+
+@njit(nogil=True, cache=True)
+def lift_tile_ids(
+    counter,
+    packed,
+    offsets,
+    entries,
+    slots,
+    width,
+    height,
+    limits,
+    ids,
+    counts,
+    first_cell,
+    slot_cell,
+    slot_ids,
+    tile_ids,
+    cells,
+):
+    """Lift an id map: for every entry one weight for each id of its tile.
+
+    Args:
+        ids: [H * W] int64.
+        counts: [T] from :func:`count_tile_ids`.
+        first_cell: [T + 1] where each tile's table of entries x ids begins in ``cells``.
+        slot_cell: [M] int64 written: where the row of the entry in a slot begins.
+        slot_ids: [M] int32 written: the entry's tile.
+        tile_ids: [T * 256] int64 written: each tile's ids; only the first ``counts`` of a tile.
+        cells: written.
+    """
+    local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
+    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+    unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
+    found = np.empty(PIXELS, np.int64)
+    while True:
+        tile = fetch_add(counter, 0, 1)
+        if tile >= offsets.shape[0] - 1:
+            return
+        if offsets[tile] == offsets[tile + 1]:
+            continue
+        n_ids = list_tile_ids(ids, width, height, tile, found)
+        tile_ids[tile * PIXELS : tile * PIXELS + n_ids] = found[:n_ids]
+        wide = (n_ids + 7) // 8 * 8
+        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
+        for p in range(PIXELS):
+            x, y = np.int64(xs[p]), np.int64(ys[p])
+            if x < width and y < height and ids[y * width + x] >= 0:
+                one_hot[p * wide + np.searchsorted(found[:n_ids], ids[y * width + x])] = _F(1)
+        unfinished[:] = True
+        any_unfinished = True
+        for start in range(offsets[tile], offsets[tile + 1], BATCH):
+            stop = min(start + BATCH, offsets[tile + 1])
+            sums[:] = _F(0)
+            if any_unfinished and n_ids > 0:
+                mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
+                any_unfinished = False
+                for b in range(BLOCKS):
+                    if not unfinished[b]:
+                        continue
+                    count = list_block(masks, stop - start, b, members)
+                    n, unfinished[b] = block_weights(
+                        local, members, count, b * LANES, xs, ys, live, final, limits, weights, picked, unused
+                    )
+                    any_unfinished |= unfinished[b]
+                    add_outer(weights, picked, n, one_hot[b * LANES * wide :], wide, sums, wide)
+            for j in range(stop - start):
+                cell = first_cell[tile] + (start - offsets[tile] + j) * n_ids
+                slot_cell[slots[start + j]] = cell
+                slot_ids[slots[start + j]] = tile
+                for c in range(n_ids):
+                    cells[cell + c] = sums[j * wide + c]
+
+
+@njit(nogil=True, cache=True)
+def merge_ids(
+    counter, first_slot, slot_cell, slot_tile, counts, tile_ids, cells, first_out, out_ids, out_weights, kept
+):
+    """Join the rows of each splat's entries into one ascending list of (id, weight), zero weights left out.
+
+    Args:
+        first_out: [N + 1] int64 where each splat may write, room for every cell it has.
+        out_ids, out_weights: written.
+        kept: [N] int64 written: how many.
+    """
+    n = kept.shape[0]
+    while True:
+        start = fetch_add(counter, 0, 1) * PIECE
+        if start >= n:
+            return
+        for i in range(start, min(n, start + PIECE)):
+            base, count = first_out[i], 0
+            for slot in range(first_slot[i], first_slot[i + 1]):
+                tile, cell = slot_tile[slot], slot_cell[slot]
+                place = 0
+                for c in range(counts[tile]):
+                    weight = cells[cell + c]
+                    if weight <= _F(0):
+                        continue
+                    value = tile_ids[tile * PIXELS + c]
+                    while place < count and out_ids[base + place] < value:
+                        place += 1
+                    if place < count and out_ids[base + place] == value:
+                        out_weights[base + place] += weight
+                        continue
+                    for k in range(count, place, -1):
+                        out_ids[base + k] = out_ids[base + k - 1]
+                        out_weights[base + k] = out_weights[base + k - 1]
+                    out_ids[base + place], out_weights[base + place] = value, weight
+                    count += 1
+            kept[i] = count
