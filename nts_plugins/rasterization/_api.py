@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """rasterize, lift and lift_ids: the checks and defaults in front of the backends."""
 
+import math
 from typing import Literal, Optional
 
 import torch
@@ -46,7 +47,7 @@ def rasterize(
         Ks: pinhole intrinsics in pixels, without skew.
         width: pixels.
         height: pixels.
-        sh_degree: 0 to 3, degree to evaluate when the Gaussians carry ``sh``; None takes the highest they hold.
+        sh_degree: 0 to 3, degree to evaluate when the Gaussians carry ``sh``; None takes the highest of these held.
         channels: values that do not depend on the view, composited with the same weights.
         background: colour behind everything; None is black.
         channel_background: the same for ``channels``.
@@ -65,14 +66,10 @@ def rasterize(
         BackendUnavailable: when the backend asked for cannot draw on this device.
     """
     _check_cameras(viewmats, Ks, width, height)
+    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, channels=channels, background=background)
+    _check_devices(gaussians, channel_background=channel_background)
     cameras, n = viewmats.shape[0], len(gaussians)
-    if gaussians.sh is not None:
-        highest = int(gaussians.sh_bands**0.5) - 1
-        sh_degree = highest if sh_degree is None else sh_degree
-        if not 0 <= sh_degree <= min(3, highest):
-            raise ValueError(f"sh_degree={sh_degree} asked for, but the Gaussians hold degree {highest} (at most 3).")
-    elif sh_degree is not None:
-        raise ValueError("sh_degree is given, but the Gaussians carry plain colors.")
+    sh_degree = _choose_degree(gaussians, sh_degree)
     if depth not in (None, "accumulated", "expected"):
         raise ValueError(f"depth={depth!r} is not one of None, 'accumulated', 'expected'.")
     if channels is not None:
@@ -119,8 +116,9 @@ def lift(
     With w the weights of ``rasterize``, sum(raster.channels * features) == sum(channels * lifted.features).
     Not differentiable. Arguments and errors are those of :func:`rasterize`.
     """
-    cameras, height, width = _check_maps(features, "features", viewmats, 4)
+    height, width = _check_maps(features, "features", viewmats, 4)
     _check_cameras(viewmats, Ks, width, height)
+    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, features=features)
     settings = Settings(
         width=width,
         height=height,
@@ -157,8 +155,9 @@ def lift_ids(
     features afterwards. Pixels with a negative id are left out. ``n_ids`` defaults to the largest id plus one.
     Not differentiable. Arguments and errors are those of :func:`rasterize`.
     """
-    cameras, height, width = _check_maps(ids, "ids", viewmats, 3)
+    height, width = _check_maps(ids, "ids", viewmats, 3)
     _check_cameras(viewmats, Ks, width, height)
+    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, ids=ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"ids must be integers, got {ids.dtype}.")
     largest = int(ids.max()) if ids.numel() else -1
@@ -181,19 +180,42 @@ def lift_ids(
 
 
 def _check_cameras(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> None:
-    if viewmats.ndim != 3 or viewmats.shape[1:] != (4, 4):
-        raise ValueError(f"viewmats has shape {tuple(viewmats.shape)}, expected [C, 4, 4].")
+    if viewmats.ndim != 3 or viewmats.shape[0] < 1 or viewmats.shape[1:] != (4, 4):
+        raise ValueError(f"viewmats has shape {tuple(viewmats.shape)}, expected [C, 4, 4] with at least one camera.")
     if Ks.shape != (viewmats.shape[0], 3, 3):
         raise ValueError(f"Ks has shape {tuple(Ks.shape)}, expected [{viewmats.shape[0]}, 3, 3].")
     if width < 1 or height < 1:
         raise ValueError(f"The image must have at least one pixel, got width={width}, height={height}.")
 
 
-def _check_maps(maps: Tensor, name: str, viewmats: Tensor, ndim: int) -> "tuple[int, int, int]":
+def _check_devices(gaussians: Gaussians, **tensors: Optional[Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if tensor is not None and tensor.device != gaussians.device:
+            raise ValueError(f"{name} is on '{tensor.device}', but the Gaussians are on '{gaussians.device}'.")
+
+
+def _choose_degree(gaussians: Gaussians, sh_degree: Optional[int]) -> Optional[int]:
+    """The spherical harmonics degree to evaluate; None for plain colours."""
+    if gaussians.sh is None:
+        if sh_degree is not None:
+            raise ValueError("sh_degree is given, but the Gaussians carry plain colors.")
+        return None
+    held = math.isqrt(gaussians.sh_bands) - 1
+    sh_degree = min(held, 3) if sh_degree is None else sh_degree
+    if held < 0 or not 0 <= sh_degree <= min(held, 3):
+        raise ValueError(
+            f"sh_degree={sh_degree} asked for, but the Gaussians hold {gaussians.sh_bands} bands (degree {held}), and "
+            f"degrees 0 to 3 can be drawn."
+        )
+    return sh_degree
+
+
+def _check_maps(maps: Tensor, name: str, viewmats: Tensor, ndim: int) -> "tuple[int, int]":
+    """Height and width of a map for every camera."""
     if maps.ndim != ndim or maps.shape[0] != viewmats.shape[0]:
         axes = "[C, H, W, D]" if ndim == 4 else "[C, H, W]"
         raise ValueError(f"{name} has shape {tuple(maps.shape)}, expected {axes} with C={viewmats.shape[0]}.")
-    return maps.shape[0], maps.shape[1], maps.shape[2]
+    return maps.shape[1], maps.shape[2]
 
 
 def _expand_background(value: Optional[Tensor], name: str, cameras: int, width: int) -> Optional[Tensor]:
