@@ -97,13 +97,13 @@ def neighbour_distance(xyz: Tensor) -> Tensor:
     gets 0.1. Runs on the CPU; not differentiable.
     """
     import numpy as np
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
     places, of_point = np.unique(xyz.detach().double().cpu().numpy(), axis=0, return_inverse=True)
     k = min(NEIGHBOURS, len(places) - 1)
     if k == 0:
         distance = np.full(len(places), LONE_POINT_SCALE)
     else:
-        distance = cKDTree(places).query(places, k=k + 1)[0][:, 1:].mean(axis=1)
+        distance = KDTree(places).query(places, k=k + 1)[0][:, 1:].mean(axis=1)
         distance = np.maximum(distance, SMALLEST_SPACING * np.median(distance))
     return torch.from_numpy(distance[of_point.reshape(-1)]).to(xyz)
