@@ -52,7 +52,7 @@ def check_transforms_file(data: Path) -> None:
     """
     path = data if data.suffix == ".json" else data / "transforms.json"
     if not path.is_file():
-        raise InputError(f"There is no {path}. {_HOW_TO_MAKE_DATA}")
+        raise InputError(f"There is no file {path.absolute()}. {_HOW_TO_MAKE_DATA}")
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -6,7 +6,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from nts_plugins import compat, losses
+from nts_plugins import compat
 
 
 @torch.no_grad()
@@ -18,6 +18,8 @@ def psnr(prediction: Tensor, target: Tensor) -> Tensor:
 @torch.no_grad()
 def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     """Structural similarity (Wang et al. 2004), scalar at most 1; 11 x 11 Gaussian window, valid positions only."""
+    from nts_plugins import losses  # brings the kernels, which recipes must not
+
     return losses.ssim(prediction, target)
 
 

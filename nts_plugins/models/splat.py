@@ -26,7 +26,6 @@ from nts_plugins.evaluation.metrics import Lpips, psnr
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
-from nts_plugins.losses import photometric_loss
 from nts_plugins.models._initial import initial_splats
 from nts_plugins.rasterization import BackendUnavailable, Raster, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_state
@@ -277,6 +276,8 @@ class SplatModel(SplatfactoModel):
     # ---- losses and metrics
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        from nts_plugins.losses import photometric_loss  # brings the kernels, which recipes must not
+
         prediction, target = self._prediction_and_target(outputs, batch)
         losses = {"main_loss": photometric_loss(prediction, target, self.config.ssim_lambda)}
         if not self.training:
