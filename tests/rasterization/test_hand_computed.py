@@ -140,12 +140,12 @@ def test_what_is_culled(backend: Backend, options: dict, drawn: bool) -> None:
 
 
 def test_radii_by_each_rule(backend: Backend, rules: Rules) -> None:
-    """Standard deviations of 4 and 2 pixels before the blur, opacities 0.5 and 0.05."""
+    """Standard deviations of 12 and 2 pixels before the blur, opacities 0.5 and 0.05."""
     if not backend.draws(rules):
         pytest.skip("not the installed gsplat")
-    scene = facing([[0, 0, 4], [0, 0, 5]], scales=[[1.0, 0.5, 0.1], [1.25, 0.625, 0.1]], opacities=[0.5, 0.05])
+    scene = facing([[0, 0, 4], [0, 0, 5]], scales=[[3.0, 0.5, 0.1], [3.75, 0.625, 0.1]], opacities=[0.5, 0.05])
     radii = draw(scene, backend, rules=rules).info["radii"].cpu().tolist()
-    deviations = [math.sqrt(16.3), math.sqrt(4.3)]
+    deviations = [math.sqrt(144.3), math.sqrt(4.3)]
     if rules == GSPLAT_1_4:
         assert radii == [[math.ceil(3 * deviations[0])] * 2]
     else:
@@ -159,7 +159,7 @@ def test_covariance_is_that_of_the_pinhole_map(backend: Backend, outside: bool) 
     """Sigma' = J Sigma J^T + 0.3 I with J by finite differences; beyond 1.3 fields of view at the clamped point."""
     width, height, focal = 24, 16, torch.tensor([20.0, 30.0], dtype=torch.float64)
     principal = torch.tensor([13.0, 7.0], dtype=torch.float64)
-    mean = torch.tensor([3.6 if outside else 0.7, -0.4, 2.0], dtype=torch.float64)
+    mean = torch.tensor([1.7 if outside else 0.7, -0.4, 2.0], dtype=torch.float64)
     quat, scales = torch.tensor([0.9, 0.2, -0.3, 0.4]), torch.tensor([1.5, 0.4, 0.7])
     K = torch.tensor([[20.0, 0, 13], [0, 30, 7], [0, 0, 1]])
     gaussians = Gaussians(mean.float()[None], quat[None], scales[None], torch.tensor([0.9]), colors=torch.ones(1, 3))
