@@ -9,6 +9,8 @@ from typing import Dict, Optional, Union
 
 import torch
 
+from nts_plugins.errors import InputError
+
 ENVIRONMENT_VARIABLE = "NTS_BACKEND"
 
 _MODULES = {
@@ -18,8 +20,8 @@ _MODULES = {
 }
 
 
-class BackendUnavailable(ValueError):
-    """The backend asked for does not exist, or cannot draw on this device."""
+class BackendUnavailable(InputError):
+    """The backend asked for does not exist, or cannot draw on this device. A ValueError, see :class:`InputError`."""
 
 
 def available_backends() -> Dict[str, Optional[str]]:
