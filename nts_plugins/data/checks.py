@@ -35,6 +35,11 @@ def explained(data: Any) -> Iterator[None]:
         raise InputError(f"The data {data} holds a file that is not valid JSON: {error}.") from error
     except KeyError as error:
         raise InputError(f"The data {data} lacks the entry {error}.") from error
+    except ZeroDivisionError as error:
+        raise InputError(
+            f"The cameras of {data} are all at one place, so their distances give no scale. Take the poses as they "
+            f"are: end the command with nerfstudio-data --auto-scale-poses False."
+        ) from error
     except AssertionError as error:
         if not str(error):
             raise

@@ -93,8 +93,14 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
 
     def setup_train(self) -> None:
         """Read all training pictures now: a damaged one ends the run before its folder exists."""
-        if self.test_mode == "val":
-            _ = self.cached_train
+        if self.test_mode != "val":
+            return
+        _ = self.cached_train
+        if len(self.train_dataparser_outputs.metadata.get("points3D_xyz", ())) == 0:
+            CONSOLE.print(
+                "[yellow]The data has no seed points: training starts from random splats, and takes longer to become "
+                "good. A reconstruction's points.ply helps, named by 'ply_file_path' in transforms.json.[/yellow]"
+            )
 
     @cached_property
     def cached_train(self) -> List[Batch]:
@@ -156,6 +162,12 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         return self._order[1][place]
 
     _order: Tuple[int, List[int]] = (-1, [])
+
+    def sample_train_cameras(self) -> List[int]:
+        # Farthest point sampling goes by eight cells of space, and has nothing to choose from with fewer cameras.
+        if self.config.train_cameras_sampling_strategy == "fps" and len(self.train_dataset) >= 8:
+            return super().sample_train_cameras()
+        return list(range(len(self.train_dataset)))
 
     def next_train(self, step: int) -> Tuple[Cameras, Batch]:
         if self.config.train_cameras_sampling_strategy == "random":

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tiny capture that can be learned: coloured blobs seen from a ring of cameras, written as ns-train reads it."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nts_plugins.data.cameras import world_to_camera
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.rasterization import rasterize
+
+FOCAL = 1.2
+"""Focal length in widths of the picture."""
+
+
+def blobs(count: int = 40, seed: int = 0) -> Gaussians:
+    """Opaque blobs of saturated colours within the unit cube."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=generator)
+
+    return Gaussians(
+        means=(uniform(count, 3) - 0.5) * 1.6,
+        quats=torch.randn(count, 4, generator=generator),
+        scales=0.08 + 0.12 * uniform(count, 3),
+        opacities=0.6 + 0.39 * uniform(count),
+        colors=uniform(count, 3),
+    )
+
+
+def ring_pose(angle: float, radius: float = 3.0, height: float = 0.8) -> Tensor:
+    """[4, 4] camera to world, OpenGL axes, looking at the origin; z is up."""
+    position = torch.tensor([radius * math.cos(angle), radius * math.sin(angle), height])
+    backward = position / position.norm()
+    right = torch.linalg.cross(torch.tensor([0.0, 0.0, 1.0]), backward)
+    right = right / right.norm()
+    pose = torch.eye(4)
+    pose[:3, :3] = torch.stack([right, torch.linalg.cross(backward, right), backward], dim=1)
+    pose[:3, 3] = position
+    return pose
+
+
+def intrinsics(width: int, height: int) -> Tensor:
+    """[3, 3], principal point in the middle."""
+    return torch.tensor([[FOCAL * width, 0, width / 2], [0, FOCAL * width, height / 2], [0, 0, 1]])
+
+
+def photograph(gaussians: Gaussians, pose: Tensor, size: Tuple[int, int]) -> np.ndarray:
+    """[H, W, 3] uint8 picture of the blobs on black."""
+    width, height = size
+    viewmats = world_to_camera(pose[None, :3])
+    raster = rasterize(gaussians, viewmats, intrinsics(width, height)[None], width, height, backend="reference")
+    return (raster.colors[0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
+
+
+def write_capture(folder: Path, *, views: int = 8, size: Tuple[int, int] = (48, 36), points: int = 60) -> Path:
+    """Write pictures, transforms.json and seed points; returns the folder. Every fourth view is held out."""
+    scene = blobs()
+    (folder / "images").mkdir(parents=True)
+    frames: List[Dict[str, Any]] = []
+    for view in range(views):
+        pose = ring_pose(2 * math.pi * view / views)
+        name = f"images/{view:03d}.png"
+        Image.fromarray(photograph(scene, pose, size)).save(folder / name)
+        frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+    names = [frame["file_path"] for frame in frames]
+    held_out = names[3::4]
+    width, height = size
+    meta: Dict[str, Any] = {
+        "camera_model": "OPENCV",
+        "fl_x": FOCAL * width,
+        "fl_y": FOCAL * width,
+        "cx": width / 2,
+        "cy": height / 2,
+        "w": width,
+        "h": height,
+        "ply_file_path": "points.ply",
+        "frames": frames,
+        "train_filenames": [name for name in names if name not in held_out],
+        "val_filenames": held_out,
+        "test_filenames": held_out,
+    }
+    write_points(folder / "points.ply", scene, points)
+    save_meta(folder, meta)
+    return folder
+
+
+def write_points(path: Path, scene: Gaussians, count: int) -> None:
+    """Seed points near the blobs' centres, with their colours, as an ASCII PLY file."""
+    generator = torch.Generator().manual_seed(1)
+    which = torch.randint(len(scene), (count,), generator=generator)
+    xyz = scene.means[which] + 0.1 * torch.randn(count, 3, generator=generator)
+    rgb = (scene.colors[which] * 255).to(torch.uint8)  # type: ignore[index]
+    properties = [f"property float {axis}" for axis in "xyz"] + [
+        f"property uchar {c}" for c in ("red", "green", "blue")
+    ]
+    header = ["ply", "format ascii 1.0", f"element vertex {count}", *properties, "end_header"]
+    rows = [" ".join(map(str, [*p, *c])) for p, c in zip(xyz.tolist(), rgb.tolist(), strict=True)]
+    path.write_text("\n".join([*header, *rows]) + "\n")
+
+
+def load_meta(folder: Path) -> Dict[str, Any]:
+    return json.loads((folder / "transforms.json").read_text())
+
+
+def save_meta(folder: Path, meta: Dict[str, Any]) -> None:
+    (folder / "transforms.json").write_text(json.dumps(meta))
