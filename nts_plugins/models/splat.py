@@ -16,6 +16,7 @@ from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
 from torch import Tensor, nn
 from torch.nn import Parameter
+from torch.optim import Optimizer
 
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
 from nts_plugins.data.cameras import View, view_of
@@ -124,6 +125,8 @@ class SplatModel(SplatfactoModel):
         self.background_color = torch.tensor(VIEWER_GREY)
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()
+        self.optimizers: Dict[str, Optimizer] = {}
+        self.info: Dict[str, Any] = {}
         self.step = 0
 
     # ---- what is trained
