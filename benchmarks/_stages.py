@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The compositing stage on its own: splats that are already projected, drawn by the kernels or by the baseline."""
+
+from dataclasses import dataclass
+from typing import Tuple
+
+import torch
+from torch import Tensor
+
+from benchmarks import baseline, scenes
+from nts_plugins.rasterization import cpu as kernels
+from nts_plugins.rasterization import installed_rules
+from nts_plugins.rasterization._types import Settings
+
+
+@dataclass(frozen=True)
+class Projected:
+    """Splats in the picture of one camera, as leaves that receive gradients."""
+
+    means2d: Tensor
+    conics: Tensor
+    opacities: Tensor
+    values: Tensor
+    radii: Tensor
+    depths: Tensor
+    settings: Settings
+
+    @property
+    def leaves(self) -> Tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.means2d, self.conics, self.opacities, self.values
+
+    def draw(self) -> Tensor:
+        """[H, W, D] by the CPU kernels, absolute gradients of ``means2d`` included."""
+        for leaf in self.leaves:
+            leaf.grad = None
+        view = kernels._View(self.radii, self.means2d, self.depths, self.conics, self.opacities)
+        absgrad = torch.zeros_like(self.means2d)
+        return kernels._Composite.apply(*self.leaves, None, view, self.settings, absgrad)[0]
+
+    def draw_baseline(self) -> Tensor:
+        """The same by stock PyTorch operators."""
+        for leaf in self.leaves:
+            leaf.grad = None
+        return baseline.composite(*self.leaves, self.radii, self.depths, self.settings).values
+
+    def entries(self) -> int:
+        """How many splats the tiles list, all together."""
+        return int(baseline.tile_lists(self.means2d, self.radii, self.depths, self.settings)[1].sum())
+
+
+def project(scene: scenes.Scene, channels: int = 3) -> Projected:
+    """Project a scene with the CPU kernels and give every splat random values."""
+    settings = Settings(width=scene.width, height=scene.height, rules=installed_rules())
+    with torch.no_grad():
+        view = kernels._project(scene.gaussians, scene.viewmats[0], scene.Ks[0], settings)
+    values = torch.rand(len(scene.gaussians), channels, generator=torch.Generator().manual_seed(0))
+    leaves = [each.clone().requires_grad_() for each in (view.means2d, view.conics, view.opacities, values)]
+    return Projected(*leaves, radii=view.radii, depths=view.depths, settings=settings)
