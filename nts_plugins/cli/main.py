@@ -29,7 +29,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS,
         prog="nts",
-        description="Tools of nts-plugins. Training, evaluation and viewing are nerfstudio's ns-train, ns-eval, ns-viewer.",
+        description="Tools beside nerfstudio's own ns-train, ns-eval, ns-render, ns-export and ns-viewer.",
         args=arguments,
         config=(tyro.conf.FlagCreatePairsOff,),
     )

@@ -102,22 +102,17 @@ def parse_size(text: str) -> Tuple[int, int]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time left, one a stage, on a terminal; silent lines of the same elsewhere."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import TimeElapsedColumn as Elapsed
+    from rich.progress import TimeRemainingColumn as Remaining
 
     columns = (
         TextColumn("{task.description:<12}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TimeElapsedColumn(),
+        Elapsed(),
         TextColumn("left"),
-        TimeRemainingColumn(),
+        Remaining(),
     )
     with Progress(*columns) as bars:
         tasks = {stage: bars.add_task(label, total=None, start=False) for stage, label in _STAGES.items()}

@@ -25,7 +25,20 @@ _LAZY = {
     "write_gallery": "writer",
 }
 
-__all__ = ["GalleryConfig", *_LAZY]
+__all__ = [
+    "Camera",
+    "GalleryConfig",
+    "PhotographMissing",
+    "SampleError",
+    "Scene",
+    "SeedFinder",
+    "Tracer",
+    "View",
+    "build_gallery",
+    "look_at",
+    "walk",
+    "write_gallery",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,7 @@ class GalleryConfig:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
 
     def is_test(self, view: int) -> bool:
-        """Whether a view is held out. The middle one of every ``test_every``, so that it has neighbours on both sides."""
+        """Whether a view is held out: the middle one of every ``test_every``, which has neighbours on both sides."""
         return self.test_every > 0 and view % self.test_every == self.test_every // 2
 
     def time(self, view: int) -> Optional[float]:

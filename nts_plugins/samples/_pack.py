@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A scene as flat arrays, the form that the kernels read."""
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,9 +22,9 @@ class Packed(NamedTuple):
     normal: NDArray[np.float64]  # [N, 3, 3] carries normals of the canonical shape to the world
     bound: NDArray[np.float64]  # [N, 4] bounding sphere
     curvature: NDArray[np.float64]  # [N] 1/m, how much a mirror opens a ray's cone
-    chart_size: NDArray[np.float64]  # [N, 6, 2] width and height of each face, metres
     texture: NDArray[np.int64]  # [N] row of the texture tables
-    tile: NDArray[np.float64]  # [N, 2] metres that a copy of the texture covers, 0 = the whole face
+    copies: NDArray[np.float64]  # [N, 6, 2] copies of the texture across and down each face
+    texel_area: NDArray[np.float64]  # [N, 6] square metres of one texel
     reflectance: NDArray[np.float64]  # [N]
     metal: NDArray[np.bool_]  # [N]
     emission: NDArray[np.float64]  # [N, 3]
@@ -38,9 +38,9 @@ class Packed(NamedTuple):
     direct: NDArray[np.float32]  # [D, 3] irradiance straight from the lamps
     bounced: NDArray[np.float32]  # [B, 3] irradiance by way of other surfaces
     ambient: NDArray[np.float32]  # [N - n_fixed, 6, 3] bounced irradiance around each moving primitive
-    tree_low: NDArray[np.float64]  # [M, 3] boxes of the tree over the fixed primitives
-    tree_high: NDArray[np.float64]  # [M, 3]
-    tree_next: NDArray[np.int64]  # [M] leaf: first of its primitives; else its second child (the first is the next row)
+    tree_box: NDArray[np.float64]  # [M, 6] lowest and highest corner, in the tree over the fixed primitives
+    tree_skip: NDArray[np.int64]  # [M] row behind everything inside this box
+    tree_first: NDArray[np.int64]  # [M] first of a leaf's primitives
     tree_count: NDArray[np.int64]  # [M] primitives of a leaf, 0 for others
     tree_prims: NDArray[np.int64]  # [n_fixed]
 
@@ -65,6 +65,7 @@ def pack(scene: Scene, texel: float) -> Tuple[Packed, List[Solid]]:
     sizes = np.stack([_chart_sizes(solid) for solid in solids])
     maps, n_direct, n_bounced = _allot_maps(solids[:n_fixed], sizes, texel)
     materials = [solid.material for solid in solids]
+    copies, areas = _texture_scales(sizes, materials)
     placed = _place(solids, 0.0)
     tree = _build_tree([_box(solid) for solid in solids[:n_fixed]])
     packed = Packed(
@@ -72,9 +73,9 @@ def pack(scene: Scene, texel: float) -> Tuple[Packed, List[Solid]]:
         kind=np.array([KINDS[solid.shape] for solid in solids], np.int64),
         **placed,
         curvature=np.array([_curvature(solid) for solid in solids]),
-        chart_size=sizes,
         texture=np.array([rows[id(material.texture)] for material in materials], np.int64),
-        tile=np.array([material.tile or (0.0, 0.0) for material in materials], np.float64),
+        copies=copies,
+        texel_area=areas,
         reflectance=np.array([material.reflectance for material in materials], np.float64),
         metal=np.array([material.metal for material in materials], np.bool_),
         emission=np.array([material.emission for material in materials], np.float64),
@@ -88,9 +89,9 @@ def pack(scene: Scene, texel: float) -> Tuple[Packed, List[Solid]]:
         direct=np.zeros((n_direct, 3), np.float32),
         bounced=np.zeros((n_bounced, 3), np.float32),
         ambient=np.zeros((len(solids) - n_fixed, 6, 3), np.float32),
-        tree_low=tree[0],
-        tree_high=tree[1],
-        tree_next=tree[2],
+        tree_box=tree[0],
+        tree_skip=tree[1],
+        tree_first=tree[2],
         tree_count=tree[3],
         tree_prims=tree[4],
     )
@@ -137,6 +138,20 @@ def _chart_sizes(solid: Solid) -> NDArray[np.float64]:
     return np.array(sizes + [(0.0, 0.0)] * (6 - len(sizes)), np.float64)
 
 
+def _texture_scales(
+    sizes: NDArray[np.float64], materials: List[Material]
+) -> Tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """``copies`` and ``texel_area`` of :class:`Packed`; ones for faces that a shape lacks."""
+    copies, areas = np.ones((len(materials), 6, 2)), np.ones((len(materials), 6))
+    for i, material in enumerate(materials):
+        there = sizes[i, :, 0] > 0.0
+        if material.tile is not None:
+            copies[i, there] = sizes[i, there] / material.tile
+        height, width = material.texture.texels.shape[:2]
+        areas[i, there] = (sizes[i, there] / copies[i, there]).prod(1) / (width * height)
+    return copies, areas
+
+
 def _curvature(solid: Solid) -> float:
     if solid.shape == "sphere":
         return 3.0 / sum(solid.half_size)
@@ -165,8 +180,8 @@ def _pack_textures(
         pyramids.append(levels)
     table = np.zeros((len(pyramids), max(map(len, pyramids)), 3), np.int64)
     first, flat = 0, []
-    for row, levels in zip(table, pyramids):
-        for entry, level in zip(row, levels):
+    for row, levels in zip(table, pyramids, strict=True):
+        for entry, level in zip(row, levels, strict=False):
             entry[:] = first, level.shape[1], level.shape[0]
             flat.append(level.reshape(-1, 3))
             first += len(flat[-1])
@@ -195,7 +210,7 @@ def _pack_lamp(light: Light) -> NDArray[np.float64]:
     front = np.cross(u, v)
     area = 4.0 * np.linalg.norm(front)
     cone = (-1.0, -1.0) if light.cone is None else tuple(np.cos(np.radians(light.cone)))
-    reach = np.linalg.norm(u) + np.linalg.norm(v)
+    reach = np.linalg.norm(np.abs(u) + np.abs(v))
     return np.concatenate([light.centre, u, v, 4.0 * front / area, [area], light.radiance, cone, [reach]])
 
 
@@ -206,32 +221,59 @@ def _box(solid: Solid) -> Tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _build_tree(boxes: List[Tuple[NDArray[np.float64], NDArray[np.float64]]]):
-    """A binary tree of bounding boxes, halved at the median of the centres along the widest axis."""
+    """A binary tree of bounding boxes in depth-first order.
+
+    Returns:
+        The arrays ``tree_box``, ``tree_skip``, ``tree_first``, ``tree_count`` and ``tree_prims`` of :class:`Packed`.
+    """
     low = np.array([box[0] for box in boxes]).reshape(-1, 3)
     high = np.array([box[1] for box in boxes]).reshape(-1, 3)
-    rows: List[Tuple[NDArray, NDArray, int, int]] = []
+    corners: List[NDArray[np.float64]] = []
+    links: List[List[int]] = []  # skip, first, count
     order: List[int] = []
 
-    def split(members: NDArray[np.int64]) -> int:
-        row = len(rows)
-        rows.append((low[members].min(0), high[members].max(0), len(order), len(members)))
-        if len(members) <= 2:
+    def split(members: NDArray[np.int64]) -> None:
+        row = len(links)
+        corners.append(np.concatenate([low[members].min(0), high[members].max(0)]))
+        links.append([0, len(order), 0])
+        parts = _cheapest_split(low[members], high[members])
+        if parts is None:
+            links[row][2] = len(members)
             order.extend(members.tolist())
-            return row
-        centres = low[members] + high[members]
-        axis = int(np.argmax(np.ptp(centres, axis=0)))
-        members = members[np.argsort(centres[:, axis], kind="stable")]
-        split(members[: len(members) // 2])
-        second = split(members[len(members) // 2 :])
-        rows[row] = (rows[row][0], rows[row][1], second, 0)
-        return row
+        else:
+            split(members[parts[0]])
+            split(members[parts[1]])
+        links[row][0] = len(links)
 
     if boxes:
         split(np.arange(len(boxes)))
-    return (
-        np.array([row[0] for row in rows]).reshape(-1, 3),
-        np.array([row[1] for row in rows]).reshape(-1, 3),
-        np.array([row[2] for row in rows], np.int64),
-        np.array([row[3] for row in rows], np.int64),
-        np.array(order, np.int64),
-    )
+    table = np.array(links, np.int64).reshape(-1, 3)
+    skip, first, count = (np.ascontiguousarray(column) for column in table.T)
+    return np.array(corners).reshape(-1, 6), skip, first, count, np.array(order, np.int64)
+
+
+def _cheapest_split(low: NDArray[np.float64], high: NDArray[np.float64]) -> Optional[Tuple[NDArray, NDArray]]:
+    """Cut a set of boxes in two where rays will have least to do: surface area heuristic over all cuts of all axes.
+
+    Returns:
+        Row numbers of both parts, or None when testing every box at once is cheaper.
+    """
+    n = len(low)
+    best, parts = 2.0 * _area(low.min(0), high.max(0)) * (n - 0.5), None
+    for axis in range(3):
+        order = np.argsort(low[:, axis] + high[:, axis], kind="stable")
+        a, b = low[order], high[order]
+        left = _area(np.minimum.accumulate(a), np.maximum.accumulate(b))[:-1]
+        right = _area(np.minimum.accumulate(a[::-1]), np.maximum.accumulate(b[::-1]))[::-1][1:]
+        count = np.arange(1, n)
+        cost = 2.0 * (left * count + right * (n - count))
+        if n > 1 and cost.min() < best:
+            cut = int(np.argmin(cost)) + 1
+            best, parts = float(cost.min()), (order[:cut], order[cut:])
+    return parts
+
+
+def _area(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half the surface of boxes [..., 3]."""
+    x, y, z = np.moveaxis(high - low, -1, 0)
+    return x * y + y * z + z * x

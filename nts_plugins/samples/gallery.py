@@ -75,7 +75,7 @@ def _facing(right: np.ndarray, front: np.ndarray) -> np.ndarray:
 
 
 def _build_room(scene: Scene, seed: int) -> None:
-    floor = Material(textures.parquet(seed + 1), tile=(1.6, 1.6), reflectance=0.02)
+    floor = Material(textures.parquet(seed + 1), tile=(1.6, 1.6))
     scene.add("rectangle", (0, 0, 0), (HALF_X, HALF_Y, 1), floor, scene.name("floor", "structure"))
     ceiling = Material(textures.boards((0.80, 0.79, 0.76), (0.93, 0.92, 0.89), seed + 2), tile=(1.6, 3.2))
     down = _facing(np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, -1.0]))
@@ -125,7 +125,7 @@ def _hang(scene: Scene, photograph: str, wall: str, right_of_middle: float, widt
     paper = Material(textures.plaster((0.86, 0.85, 0.82), (0.93, 0.92, 0.90), 77, 128), tile=(0.3, 0.3))
     dark = wall in ("east", "west")
     wood = ((0.16, 0.11, 0.08), (0.32, 0.23, 0.17)) if dark else ((0.50, 0.36, 0.16), (0.74, 0.58, 0.30))
-    wooden = Material(textures.boards(*wood, 78, 3, 128), tile=(0.15, 0.6), reflectance=0.03)
+    wooden = Material(textures.boards(*wood, 78, 3, 128), tile=(0.15, 0.6))
     outer_w, outer_h = half_w + mat + bar, half_h + mat + bar
     size = (outer_w - bar, outer_h - bar, 0.01)
     scene.add("box", centre + front * 0.01, size, paper, frame, rotation=rotation)
@@ -233,7 +233,7 @@ def _place_objects(scene: Scene, seed: int, dynamic: bool) -> None:
     stone = Material(textures.marble((0.18, 0.24, 0.22), (0.88, 0.90, 0.86), seed + 36), reflectance=0.04)
     scene.add("sphere", (1.75, -1.95, 0.30), (0.30, 0.30, 0.30), stone, thing("marble ball"))
 
-    beach = Material(textures.beach_ball(), reflectance=0.03)
+    beach = Material(textures.beach_ball())
     start = (1.55, 1.05, 0.24)
     roll = moving(Roll(start, (-0.2, -1.9, 0.0), 0.24, 1.0))
     tilt = turn((1.0, 0.4, 0.0), 55.0)

@@ -13,7 +13,7 @@ from typing import Callable, Iterable, List, Optional
 import numpy as np
 from numpy.typing import NDArray
 
-from nts_plugins.samples import _kernels as kernels
+from nts_plugins.samples import _light, _rays
 from nts_plugins.samples._pack import FACES, Packed, move, pack
 from nts_plugins.samples.cameras import Camera
 from nts_plugins.samples.color import to_srgb
@@ -71,7 +71,7 @@ class Tracer:
         packed = self._at(time)
         depth, normals, ids = self._geometry(packed, camera)
         colors = np.zeros((camera.height, camera.width, 3))
-        kernels.trace_colors(packed, camera.camera_to_world, camera.focal, samples, colors)
+        _light.trace_colors(packed, camera.camera_to_world, camera.focal, samples, colors, np.empty(5))
         return View(camera, time, to_srgb(colors), depth, normals, ids)
 
     def geometry(self, camera: Camera, time: float = 0.0):
@@ -81,13 +81,13 @@ class Tracer:
     def _geometry(self, packed: Packed, camera: Camera):
         shape = (camera.height, camera.width)
         depth, normals, primitives = np.zeros(shape), np.zeros((*shape, 3)), np.zeros(shape, np.int64)
-        kernels.trace_geometry(packed, camera.camera_to_world, camera.focal, depth, normals, primitives)
+        _rays.trace_geometry(packed, camera.camera_to_world, camera.focal, depth, normals, primitives)
         return depth, normals, self._ids[primitives]
 
     def _at(self, time: float) -> Packed:
         packed = move(self._packed, self._solids, time)
         for k, cube in enumerate(packed.ambient):
-            kernels.ambient_cube(packed, *packed.bound[packed.n_fixed + k, :3], 64, cube)
+            _light.ambient_cube(packed, *packed.bound[packed.n_fixed + k, :3], 64, cube)
         return packed
 
     def _bake(self, progress: Callable[[int, int], None]) -> None:
@@ -99,9 +99,9 @@ class Tracer:
         for stage in range(1 + rounds):
             after = np.zeros_like(packed.bounced)
             bake = (
-                (lambda face: kernels.bake_direct(packed, face[0], face[1], 4))
+                (lambda face: _light.bake_direct(packed, face[0], face[1], 4))
                 if stage == 0
-                else (lambda face, out=after: kernels.bake_bounced(packed, face[0], face[1], 192, out))
+                else (lambda face, out=after: _light.bake_bounced(packed, face[0], face[1], 192, out))
             )
             for _ in self._run(bake, faces):
                 done += 1
