@@ -28,9 +28,11 @@ from nts_plugins.kernels.tiles import (
 )
 from nts_plugins.kernels.vectors import (
     LANES,
+    absolute,
     any_lane,
     broadcast,
     exp_negative,
+    exp_table,
     fma,
     int_ramp,
     load,
@@ -59,12 +61,25 @@ LOCAL = 8
 _F = np.float32
 
 
+EXP_TABLE = exp_table()
+CAP, FAINTEST, STOP = len(EXP_TABLE), len(EXP_TABLE) + LANES, len(EXP_TABLE) + 2 * LANES
+"""Where :func:`compositing_constants` holds the cap of alpha, the smallest alpha, and the transmittance to stop at."""
+
+
+def compositing_constants(alpha_cap: float, alpha_min: float, transmittance_stop: float) -> np.ndarray:
+    """What the compositing kernels need besides splats, float32, each number in every lane."""
+    return np.concatenate(
+        [EXP_TABLE, np.repeat(np.array([alpha_cap, alpha_min, transmittance_stop], np.float32), LANES)]
+    )
+
+
 @njit(nogil=True, cache=True)
-def start_tile(tile, width, height, xs, ys, live, final):
+def start_tile(tile, width, height, xs, ys, left):
     """Pixel centres (image coordinates) and fresh transmittances of a tile, block by block; returns x0, y0.
 
-    ``live`` is the transmittance that later splats meet, 0 in finished pixels and outside the image; ``final`` the
-    transmittance behind the last contributing splat.
+    ``left`` is the transmittance behind the splats so far. Its sign tells whether the pixel goes on: a finished pixel
+    holds the negative of its final transmittance, and one outside the image -1. One register for both, in a loop that
+    is short of registers.
     """
     columns = (width + TILE - 1) // TILE
     x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
@@ -73,8 +88,7 @@ def start_tile(tile, width, height, xs, ys, live, final):
         x = x0 + (block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH
         y = y0 + (block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH
         xs[p], ys[p] = _F(x) + _F(0.5), _F(y) + _F(0.5)
-        live[p] = _F(1) if x < width and y < height else _F(0)
-        final[p] = _F(1)
+        left[p] = _F(1) if x < width and y < height else _F(-1)
     return x0, y0
 
 
@@ -139,12 +153,10 @@ def list_block(masks, n, block, members):
 
 def _weights_kernel(keep: bool):
     @njit(nogil=True, cache=True)
-    def block_weights(local, members, count, pixel, xs, ys, live, final, limits, weights, picked, trace):
+    def block_weights(local, members, count, pixel, xs, ys, left, constants, weights, picked, trace):
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
-        through = load(live, pixel, LANES)
-        behind = load(final, pixel, LANES)
+        through = load(left, pixel, LANES)
         zero, one, far = splat(_F(0), LANES), splat(_F(1), LANES), splat(_F(20), LANES)
-        cap, faintest, stop = broadcast(limits, 0, LANES), broadcast(limits, 1, LANES), broadcast(limits, 2, LANES)
         n = 0
         for i in range(count):
             j = members[i]
@@ -155,26 +167,28 @@ def _weights_kernel(keep: bool):
             square = broadcast(local, k + QUAD_C, LANES) * dy * dy
             sigma = fma(fma(broadcast(local, k + QUAD_A, LANES), dx, row), dx, square)
             # Beyond 20 alpha is far below 1/255; the limit also keeps denormal numbers, which are slow, out.
-            peak = broadcast(local, k + OPACITY, LANES) * exp_negative(minimum(sigma, far))
+            peak = broadcast(local, k + OPACITY, LANES) * exp_negative(minimum(sigma, far), constants)
+            cap, faintest, stop = (
+                load(constants, CAP, LANES),
+                load(constants, FAINTEST, LANES),
+                load(constants, STOP, LANES),
+            )
             alpha = minimum(peak, cap)
             after = through * (one - alpha)
             seen = (sigma >= zero) & (alpha >= faintest)
-            goes_on = after > stop
-            adds = seen & goes_on
+            adds = seen & (after > stop)
             store(weights, n * LANES, select(adds, alpha * through, zero))
             if keep:
                 store(trace, 3 * n * LANES, select(adds, alpha, zero))
                 store(trace, (3 * n + 1) * LANES, through)
                 store(trace, (3 * n + 2) * LANES, select(adds & (peak <= cap), peak, zero))
             picked[n] = j
-            behind = select(adds, after, behind)
-            through = select(seen, select(goes_on, after, zero), through)
+            through = select(adds, after, select(seen, zero - absolute(through), through))
             if any_lane(adds):
                 n += 1
             elif not any_lane(through > zero):
                 break
-        store(live, pixel, through)
-        store(final, pixel, behind)
+        store(left, pixel, through)
         return n, any_lane(through > zero)
 
     return block_weights
@@ -189,8 +203,8 @@ would bring the transmittance T to the limit or below is left out and ends the p
 Args:
     local: from :func:`mask_blocks`.
     members, count: from :func:`list_block`.
-    pixel: index of the block's first pixel in xs, ys, live, final; live and final are updated.
-    limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
+    pixel: index of the block's first pixel in xs, ys and left; left is updated, see :func:`start_tile`.
+    constants: from :func:`compositing_constants`.
     weights: [>= count * LANES] written: alpha T of the i-th contributor in each pixel.
     picked: [>= count] int32 written: the i-th contributor, an index into ``local``.
     trace: not used here.

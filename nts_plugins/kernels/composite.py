@@ -100,7 +100,7 @@ def accumulate(weights, picked, n, values, stride, sums, at):
 
 @njit(nogil=True, cache=True)
 def composite_forward(
-    counter, packed, values, channels, offsets, entries, width, height, background, limits, image, behind, used
+    counter, packed, values, channels, offsets, entries, width, height, background, constants, image, behind, used
 ):
     """Composite a picture.
 
@@ -110,7 +110,7 @@ def composite_forward(
         values: [N * channels].
         offsets, entries: from ``list_tiles``.
         background: [channels].
-        limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
+        constants: from ``blocks.compositing_constants``.
         image: [H * W * channels] written.
         behind: [H * W] written: the transmittance that is left behind the last splat.
         used: [T] int64 written: entries of each tile up to the last that contributes to a pixel.
@@ -119,7 +119,7 @@ def composite_forward(
     local = np.empty(BATCH * LOCAL, _F)
     local_values = np.empty(BATCH * stride, _F)
     masks, members = np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
-    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     sums = np.empty(PIXELS * stride, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unused = np.empty(0, _F)
@@ -128,10 +128,10 @@ def composite_forward(
         tile = fetch_add(counter, 0, 1)
         if tile >= offsets.shape[0] - 1:
             return
-        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        x0, y0 = start_tile(tile, width, height, xs, ys, left)
         sums[:] = _F(0)
         for b in range(BLOCKS):
-            unfinished[b] = live[b * LANES] > 0
+            unfinished[b] = left[b * LANES] > 0
         used[tile] = 0
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
@@ -143,7 +143,7 @@ def composite_forward(
                     continue
                 count = list_block(masks, stop - start, b, members)
                 n, unfinished[b] = block_weights(
-                    local, members, count, b * LANES, xs, ys, live, final, limits, weights, picked, unused
+                    local, members, count, b * LANES, xs, ys, left, constants, weights, picked, unused
                 )
                 if n > 0:
                     accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)
@@ -155,10 +155,12 @@ def composite_forward(
             x, y = np.int64(xs[p]), np.int64(ys[p])
             if x < width and y < height:
                 pixel = y * width + x
-                behind[pixel] = final[p]
+                behind[pixel] = abs(left[p])
                 block, lane = p // LANES, p % LANES
                 for c in range(channels):
-                    image[pixel * channels + c] = sums[(block * stride + c) * LANES + lane] + final[p] * background[c]
+                    image[pixel * channels + c] = (
+                        sums[(block * stride + c) * LANES + lane] + abs(left[p]) * background[c]
+                    )
 
 
 @njit(nogil=True, cache=True)
@@ -172,7 +174,7 @@ def load_block_gradients(
     background,
     xs,
     ys,
-    final,
+    left,
     pixel,
     by_channel,
     by_pixel,
@@ -194,7 +196,7 @@ def load_block_gradients(
             by_channel[c * LANES + lane] = g
             by_pixel[lane * wide + c] = g
             total += background[c] * g
-        behind[lane] = final[pixel + lane] * (total - grad_alphas[y * width + x]) if inside else _F(0)
+        behind[lane] = abs(left[pixel + lane]) * (total - grad_alphas[y * width + x]) if inside else _F(0)
 
 
 @njit(nogil=True, cache=True)
@@ -275,7 +277,7 @@ def add_geometry(grad_sigma, picked, n, local, xs, ys, pixel, out):
 
 @njit(nogil=True, cache=True)
 def composite_backward(
-    counter, packed, values, channels, offsets, entries, slots, used, width, height, background, limits,
+    counter, packed, values, channels, offsets, entries, slots, used, width, height, background, constants,
     grad_image, grad_alphas, records,
 ):  # fmt: skip
     """The gradient of :func:`composite_forward`, as one record for every (tile, splat) entry.
@@ -291,7 +293,7 @@ def composite_backward(
     stride, wide, size = (channels + 3) // 4 * 4, (channels + 7) // 8 * 8, RECORD + channels
     local, local_values = np.empty(capacity * LOCAL, _F), np.empty(capacity * stride, _F)
     masks, members = np.empty(capacity, np.int32), np.empty(capacity + 1, np.int32)
-    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
     trace, projected = np.empty(3 * capacity * LANES, _F), np.empty(capacity * LANES, _F)
     by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
@@ -307,7 +309,7 @@ def composite_backward(
                 records[slots[entry] * size + c] = _F(0)
         if start == stop:
             continue
-        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        x0, y0 = start_tile(tile, width, height, xs, ys, left)
         mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
         gather_values(values, channels, entries, start, stop, local_values, stride)
         geometry[: (stop - start) * RECORD] = _F(0)
@@ -315,12 +317,12 @@ def composite_backward(
         for b in range(BLOCKS):
             p = b * LANES
             count = list_block(masks, stop - start, b, members)
-            n, _ = trace_weights(local, members, count, p, xs, ys, live, final, limits, weights, picked, trace)
+            n, _ = trace_weights(local, members, count, p, xs, ys, left, constants, weights, picked, trace)
             if n == 0:
                 continue
             load_block_gradients(
                 grad_image, grad_alphas, channels, stride, width, height, background,
-                xs, ys, final, p, by_channel, by_pixel, wide, behind,
+                xs, ys, left, p, by_channel, by_pixel, wide, behind,
             )  # fmt: skip
             project_values(local_values, picked, n, stride, by_channel, projected)
             sigma_gradients(weights, trace, projected, behind, n)

@@ -12,20 +12,20 @@ _F = np.float32
 
 
 @njit(nogil=True, cache=True)
-def lift_maps(counter, packed, channels, offsets, entries, slots, width, height, limits, features, records):
+def lift_maps(counter, packed, channels, offsets, entries, slots, width, height, constants, features, records):
     """Lift a map of features, as one record [weight, features...] for every (tile, splat) entry.
 
     Args:
         counter: [1] int64 work counter; a piece is a tile.
         packed: [N * PACKED] from ``bound_splats``.
         offsets, entries, slots: from ``list_tiles``.
-        limits: [3] alpha cap, smallest alpha, transmittance at which a pixel stops.
+        constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
         records: [M * (1 + channels)] written, to be summed with ``composite.gather_records``.
     """
     wide, size = (channels + 7) // 8 * 8, 1 + channels
     local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
-    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     tile_features = np.zeros(PIXELS * wide, _F)
@@ -36,7 +36,7 @@ def lift_maps(counter, packed, channels, offsets, entries, slots, width, height,
             return
         if offsets[tile] == offsets[tile + 1]:
             continue
-        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        x0, y0 = start_tile(tile, width, height, xs, ys, left)
         for p in range(PIXELS):
             x, y = np.int64(xs[p]), np.int64(ys[p])
             inside = x < width and y < height
@@ -57,7 +57,7 @@ def lift_maps(counter, packed, channels, offsets, entries, slots, width, height,
                     p = b * LANES
                     count = list_block(masks, stop - start, b, members)
                     n, unfinished[b] = block_weights(
-                        local, members, count, p, xs, ys, live, final, limits, weights, picked, unused
+                        local, members, count, p, xs, ys, left, constants, weights, picked, unused
                     )
                     any_unfinished |= unfinished[b]
                     for i in range(n):
@@ -116,7 +116,7 @@ def lift_tile_ids(
     slots,
     width,
     height,
-    limits,
+    constants,
     ids,
     counts,
     first_cell,
@@ -137,7 +137,7 @@ def lift_tile_ids(
         cells: written.
     """
     local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
-    xs, ys, live, final = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     found = np.empty(PIXELS, np.int64)
@@ -150,7 +150,7 @@ def lift_tile_ids(
         n_ids = list_tile_ids(ids, width, height, tile, found)
         tile_ids[tile * PIXELS : tile * PIXELS + n_ids] = found[:n_ids]
         wide = (n_ids + 7) // 8 * 8
-        x0, y0 = start_tile(tile, width, height, xs, ys, live, final)
+        x0, y0 = start_tile(tile, width, height, xs, ys, left)
         one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
         for p in range(PIXELS):
             x, y = np.int64(xs[p]), np.int64(ys[p])
@@ -169,7 +169,7 @@ def lift_tile_ids(
                         continue
                     count = list_block(masks, stop - start, b, members)
                     n, unfinished[b] = block_weights(
-                        local, members, count, b * LANES, xs, ys, live, final, limits, weights, picked, unused
+                        local, members, count, b * LANES, xs, ys, left, constants, weights, picked, unused
                     )
                     any_unfinished |= unfinished[b]
                     add_outer(weights, picked, n, one_hot[b * LANES * wide :], wide, sums, wide)

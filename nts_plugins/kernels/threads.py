@@ -8,18 +8,41 @@ default layer.
 """
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator
 
 import numpy as np
 import torch
 
-_pool = ThreadPoolExecutor(max_workers=max(1, (os.cpu_count() or 1) - 1), thread_name_prefix="nts-kernel")
+_cores = os.cpu_count() or 1
+_pool = ThreadPoolExecutor(max_workers=max(1, _cores - 1), thread_name_prefix="nts-kernel")
+_local = threading.local()
 
 
 def thread_count() -> int:
     """How many threads a kernel uses: torch's own setting, so ``torch.set_num_threads`` and OMP_NUM_THREADS hold."""
-    return min(torch.get_num_threads(), os.cpu_count() or 1)
+    return min(getattr(_local, "count", None) or torch.get_num_threads(), _cores)
+
+
+@contextmanager
+def kernels_only() -> Iterator[None]:
+    """Within this context, and in this thread, kernels use all threads and torch's own operations one.
+
+    A training step is a hundred small torch operations beside a dozen kernels. Sharing out 40 000 numbers gains
+    nothing, and each time torch waits until all of its threads have run; on a machine that does something else too,
+    that wait was measured to make a step four times slower.
+    """
+    before = torch.get_num_threads()
+    outer = getattr(_local, "count", None)
+    _local.count = thread_count()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+        _local.count = outer
 
 
 def run(kernel: Callable[..., Any], *arguments: Any) -> None:

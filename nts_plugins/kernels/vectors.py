@@ -370,29 +370,41 @@ def or_lanes(typingctx, a):
 
 
 @intrinsic
-def exp_negative(typingctx, a):
-    """exp(-a) for 0 <= a <= 80 with a relative error below 2e-7.
+def exp_negative(typingctx, a, table):
+    """exp(-a) for 0 <= a <= 80 with a relative error below 2e-7; ``table`` is :func:`exp_table`.
 
     -a / ln 2 is split into an integer n and a rest in [-1/2, 1/2] by adding and subtracting 1.5 * 2^23, 2^rest is a
-    polynomial of degree 6, and n is added to the exponent bits.
+    polynomial of degree 6, and n is added to the exponent bits. The polynomial's coefficients come from memory, as
+    operands of the instructions that use them: as constants they would fill half of the registers.
     """
 
     def codegen(context, builder, sig, args):
         floats, ints = _llvm_type("f32", a.lanes), _llvm_type("i32", a.lanes)
+
+        def fused(x, y, z):
+            return _call(builder, f"llvm.fmuladd.v{a.lanes}f32", floats, [x, y, z])
+
+        def coefficient(i):
+            place = ir.Constant(context.get_value_type(types.intp), i * a.lanes)
+            return builder.load(_element_pointer(context, builder, sig.args[1], args[1], place, floats), align=4)
+
         magic = _constant(floats, 12582912.0)
-        fused = f"llvm.fmuladd.v{a.lanes}f32"
-        scaled = builder.fmul(args[0], _constant(floats, -LOG2_E))
-        shifted = builder.fadd(scaled, magic)
+        shifted = builder.fadd(builder.fmul(args[0], _constant(floats, -LOG2_E)), magic)
         whole = builder.fsub(shifted, magic)
-        # From the unrounded product where it can be fused: most of the error would come from rounding `scaled`.
-        rest = _call(builder, fused, floats, [args[0], _constant(floats, -LOG2_E), builder.fneg(whole)])
-        power = _constant(floats, POWER_OF_TWO[0])
-        for coefficient in POWER_OF_TWO[1:]:
-            power = _call(builder, fused, floats, [power, rest, _constant(floats, coefficient)])
+        # From the unrounded product where it can be fused: most of the error would come from rounding that.
+        rest = fused(args[0], _constant(floats, -LOG2_E), builder.fneg(whole))
+        power = coefficient(0)
+        for i in range(1, len(POWER_OF_TWO)):
+            power = fused(power, rest, coefficient(i))
         exponent = builder.shl(builder.bitcast(shifted, ints), _constant(ints, 23))
         return builder.bitcast(builder.add(builder.bitcast(power, ints), exponent), floats)
 
-    return a(a), codegen
+    return a(a, table), codegen
+
+
+def exp_table() -> np.ndarray:
+    """The coefficients that :func:`exp_negative` reads, each in every lane: float32 [7 * LANES]."""
+    return np.repeat(np.array(POWER_OF_TWO, np.float32), LANES)
 
 
 @intrinsic

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import composite, harmonics, lifting, projection, tiles
+from nts_plugins.kernels import blocks, composite, harmonics, lifting, projection, tiles
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.sh import camera_centres
@@ -31,7 +31,7 @@ def rasterize(
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there."""
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.to(torch.float32)
     views = [_project(gaussians, viewmats[c], Ks[c], settings) for c in range(viewmats.shape[0])]
-    means2d = torch.stack([view.means2d for view in views])
+    means2d = _batch([view.means2d for view in views])
     absgrad = torch.zeros_like(means2d) if settings.absgrad and means2d.requires_grad else None
     if absgrad is not None:
         means2d.absgrad = absgrad  # type: ignore[attr-defined]
@@ -57,8 +57,8 @@ def rasterize(
         )
         pictures.append(image)
         alphas.append(alpha)
-    alpha = torch.stack(alphas)[..., None]
-    colors, extra, depth = torch.stack(pictures).split(widths, dim=-1)
+    alpha = _batch(alphas)[..., None]
+    colors, extra, depth = _batch(pictures).split(widths, dim=-1)
     if settings.depth == "expected":
         depth = depth / alpha.clamp_min(1e-10)
     return Raster(
@@ -80,7 +80,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
         records = np.empty(len(lists.entries) * (1 + width), np.float32)
         run(
             lifting.lift_maps, lists.packed, width, lists.offsets, lists.entries, lists.slots,
-            settings.width, settings.height, _limits(settings), _flat(features[c]), records,
+            settings.width, settings.height, _constants(settings), _flat(features[c]), records,
         )  # fmt: skip
         weights, lifted = np.empty(len(gaussians), np.float32), np.empty(len(gaussians) * width, np.float32)
         run(composite.gather_records, lists.first_slot, records, 1, width, weights, lifted)
@@ -244,9 +244,9 @@ def _tile_grid(settings: Settings) -> Tuple[int, int]:
     return math.ceil(settings.width / tiles.TILE), math.ceil(settings.height / tiles.TILE)
 
 
-def _limits(settings: Settings) -> np.ndarray:
+def _constants(settings: Settings) -> np.ndarray:
     rules = settings.rules
-    return np.array([rules.alpha_cap, rules.alpha_min, rules.transmittance_stop], np.float32)
+    return blocks.compositing_constants(rules.alpha_cap, rules.alpha_min, rules.transmittance_stop)
 
 
 class _Composite(torch.autograd.Function):
@@ -262,7 +262,7 @@ class _Composite(torch.autograd.Function):
         used = np.zeros(len(lists.offsets) - 1, np.int64)
         run(
             composite.composite_forward, lists.packed, flat_values, channels, lists.offsets, lists.entries,
-            width, height, backdrop, _limits(settings), image, behind, used,
+            width, height, backdrop, _constants(settings), image, behind, used,
         )  # fmt: skip
         ctx.saved = (lists, flat_values, backdrop, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
@@ -275,7 +275,7 @@ class _Composite(torch.autograd.Function):
         records = np.empty(len(lists.entries) * (composite.RECORD + channels), np.float32)
         run(
             composite.composite_backward, lists.packed, values, channels, lists.offsets, lists.entries, lists.slots,
-            used, width, height, backdrop, _limits(ctx.settings), _flat(grad_image), _flat(grad_alphas), records,
+            used, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas), records,
         )  # fmt: skip
         n = len(lists.first_slot) - 1
         grads, grad_values = np.empty(n * composite.RECORD, np.float32), np.empty(n * channels, np.float32)
@@ -320,7 +320,7 @@ def _lift_view_ids(view: _View, ids: Tensor, settings: Settings) -> Tuple[Tensor
     tile_ids = np.empty(n_tiles * tiles.TILE * tiles.TILE, np.int64)
     run(
         lifting.lift_tile_ids, lists.packed, lists.offsets, lists.entries, lists.slots, width, height,
-        _limits(settings), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
+        _constants(settings), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
     )  # fmt: skip
     room = np.concatenate([[0], np.cumsum(counts[slot_tile])])[lists.first_slot]
     out_ids, out_weights = np.empty(room[-1], np.int64), np.empty(room[-1], np.float32)
@@ -337,6 +337,11 @@ def _lift_view_ids(view: _View, ids: Tensor, settings: Settings) -> Tuple[Tensor
 # --- shared --------------------------------------------------------------------------------------------------------
 
 
+def _batch(tensors: List[Tensor]) -> Tensor:
+    """The tensors of all cameras, stacked; that of a single camera as it is, since copies cost as much as kernels."""
+    return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
+
+
 def _numpy(tensor: Tensor) -> np.ndarray:
     """The tensor as a contiguous array; floats as float32."""
     tensor = tensor.detach()
@@ -349,14 +354,14 @@ def _flat(tensor: Tensor) -> np.ndarray:
 
 def _info(views: List[_View], means2d: Tensor, settings: Settings) -> Dict[str, Any]:
     """The record that gsplat's strategies read, with ``radii`` in the shape of the rules' gsplat version."""
-    radii = torch.stack([view.radii for view in views])
+    radii = _batch([view.radii for view in views])
     columns, rows = _tile_grid(settings)
     return {
         "means2d": means2d,
         "radii": radii if settings.rules.radii_per_axis else radii.amax(dim=-1),
-        "depths": torch.stack([view.depths for view in views]),
-        "conics": torch.stack([view.conics for view in views]),
-        "opacities": torch.stack([view.opacities for view in views]),
+        "depths": _batch([view.depths for view in views]),
+        "conics": _batch([view.conics for view in views]),
+        "opacities": _batch([view.opacities for view in views]),
         "gaussian_ids": None,
         "camera_ids": None,
         "width": settings.width,

@@ -89,7 +89,10 @@ class SplatTrainer(Trainer):
                 f"is {self.config.max_num_iterations}. Raise it to train on."
             )
             return
-        with _changed(self.config, max_num_iterations=remaining):
+        from nts_plugins.kernels.threads import kernels_only  # numba, which recipes must not import
+
+        threads = kernels_only() if self.pipeline.model.device.type == "cpu" else contextlib.nullcontext()
+        with threads, _changed(self.config, max_num_iterations=remaining):
             super().train()
 
     def _after_train(self) -> None:
