@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ns-viewer in a real browser: the page opens, the scene is drawn, outputs switch, the mouse turns the view.
+
+NTS_SCREENSHOTS names a folder that keeps the screenshots, to look at them.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests import captures, runs
+
+from .browser import ViewerPage, open_viewer, serve, wait_until
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return captures.write_capture(tmp_path_factory.mktemp("capture") / "blobs", views=12, size=(96, 72), points=400)
+
+
+@pytest.fixture(scope="module")
+def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return runs.train("splat", capture, tmp_path_factory.mktemp("outputs"), 120)
+
+
+def keep(page: ViewerPage, name: str) -> None:
+    folder = os.environ.get("NTS_SCREENSHOTS")
+    if folder:
+        page.page.screenshot(path=str(Path(folder) / f"{name}.png"))
+
+
+def colourfulness(picture: np.ndarray) -> float:
+    """Mean distance between a pixel's strongest and weakest colour."""
+    return float((picture.max(axis=-1) - picture.min(axis=-1)).mean())
+
+
+def shows_scene(picture: np.ndarray) -> bool:
+    """Many different colours, light and dark: neither an empty canvas nor a flat background."""
+    coarse = (picture[::4, ::4] * 15).round().astype(int).reshape(-1, 3)
+    return len(np.unique(coarse, axis=0)) > 40 and float(picture.std()) > 0.05
+
+
+def difference(first: np.ndarray, second: np.ndarray) -> float:
+    return float(np.abs(first - second).mean())
+
+
+def test_trained_scene_in_the_viewer(chromium: str, run: Path, tmp_path: Path) -> None:
+    with serve(["ns-viewer", "--load-config", str(run / "config.yml")], tmp_path) as served:
+        with open_viewer(chromium, served) as page:
+            rgb = page.settled(shows_scene, "the scene to be drawn")
+            keep(page, "rgb")
+            assert colourfulness(rgb) > 0.05, "the blobs are saturated"
+
+            assert {"rgb", "depth", "accumulation"} <= set(page.options("Output type"))
+            shown = {"rgb": rgb}
+            for name in ("depth", "accumulation"):
+                page.choose("Output type", name)
+                before = list(shown.values())
+                shown[name] = page.settled(
+                    lambda now, before=before: (
+                        shows_scene(now) and min(difference(now, each) for each in before) > 0.01
+                    ),
+                    f"the output {name}",
+                )
+                keep(page, name)
+
+            page.choose("Output type", "rgb")
+            page.settled(lambda now: difference(now, rgb) < 0.01, "the colours to come back")
+            page.drag(120, 40)
+            page.settled(lambda now: shows_scene(now) and difference(now, rgb) > 0.01, "the view to turn")
+            keep(page, "turned")
+            assert page.errors == []
+        served.assert_healthy()
+
+
+def test_viewer_while_training(chromium: str, capture: Path, tmp_path: Path) -> None:
+    """The viewer's thread draws while training runs, and training goes on while somebody turns the view."""
+    command = ["ns-train", "splat", "--data", str(capture), "--output-dir", str(tmp_path), "--vis", "viewer"]
+    with serve(command, tmp_path) as served:
+        with open_viewer(chromium, served) as page:
+            wait_until(lambda: shows_scene(page.picture()), 60, "the scene to be drawn during training", served)
+            began = step_shown(page)
+            for _ in range(4):
+                page.drag(40, 15)
+            wait_until(lambda: step_shown(page) > began + 30, 60, "training to go on", served)
+            assert shows_scene(page.picture())
+            keep(page, "training")
+            assert page.errors == []
+        served.assert_healthy()
+
+
+def step_shown(page: ViewerPage) -> int:
+    """The training step that the control panel shows."""
+    found = re.search(r"Step:\s*(\d+)", page.page.inner_text("body"))
+    return int(found[1]) if found else 0
