@@ -26,28 +26,22 @@ from nts_plugins.kernels.tiles import (
     TILE,
     WIDTH2,
 )
-from nts_plugins.kernels.vectors import (
-    LANES,
+from nts_plugins.kernels.vector_math import (
     absolute,
     any_lane,
-    broadcast,
     exp_negative,
     exp_table,
     fma,
-    int_ramp,
-    load,
     maximum,
     minimum,
     or_lanes,
-    ramp,
     round_down,
     round_up,
     select,
-    splat,
     square_root,
-    store,
     to_int,
 )
+from nts_plugins.kernels.vectors import LANES, broadcast, int_ramp, load, ramp, splat, store
 
 BLOCK_WIDTH = 4
 BLOCK_HEIGHT = LANES // BLOCK_WIDTH

@@ -22,17 +22,8 @@ from nts_plugins.kernels.blocks import (
     trace_weights,
 )
 from nts_plugins.kernels.tiles import MEAN_X, MEAN_Y, OPACITY, QUAD_A, QUAD_B, QUAD_C
-from nts_plugins.kernels.vectors import (
-    LANES,
-    absolute,
-    broadcast,
-    fetch_add,
-    fma,
-    load,
-    splat,
-    store,
-    sum_lanes_of_eight,
-)
+from nts_plugins.kernels.vector_math import absolute, fma, sum_lanes_of_eight
+from nts_plugins.kernels.vectors import LANES, broadcast, fetch_add, load, splat, store
 
 BATCH = 256
 """Entries of a tile that the forward pass treats at a time: their records and lists stay in the first-level cache, and

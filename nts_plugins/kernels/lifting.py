@@ -6,7 +6,8 @@ from numba import njit
 
 from nts_plugins.kernels.blocks import BLOCKS, LOCAL, PIXELS, block_weights, list_block, mask_blocks, start_tile
 from nts_plugins.kernels.composite import BATCH, PIECE, add_outer
-from nts_plugins.kernels.vectors import LANES, fetch_add, load, sum_lanes
+from nts_plugins.kernels.vector_math import sum_lanes
+from nts_plugins.kernels.vectors import LANES, fetch_add, load
 
 _F = np.float32
 

@@ -9,18 +9,8 @@ needs no intermediate picture. Pictures stay interleaved [H, W, C]: along a row,
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import (
-    LANES,
-    broadcast,
-    fetch_add,
-    fma,
-    load,
-    ramp,
-    select,
-    splat,
-    store,
-    sum_lanes,
-)
+from nts_plugins.kernels.vector_math import fma, select, sum_lanes
+from nts_plugins.kernels.vectors import LANES, broadcast, fetch_add, load, ramp, splat, store
 
 WINDOW = 11
 C1, C2 = 0.01**2, 0.03**2
