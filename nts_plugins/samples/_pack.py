@@ -79,7 +79,7 @@ def pack(scene: Scene, texel: float) -> Tuple[Packed, List[Solid]]:
         reflectance=np.array([material.reflectance for material in materials], np.float64),
         metal=np.array([material.metal for material in materials], np.bool_),
         emission=np.array([material.emission for material in materials], np.float64),
-        mean_color=np.array([_mean_color(material) for material in materials], np.float64),
+        mean_color=np.array([_sent_on(m, texels[levels[rows[id(m.texture)]].max(0)[0]]) for m in materials]),
         texels=texels,
         texture_levels=levels,
         texture_depth=depth,
@@ -138,6 +138,11 @@ def _chart_sizes(solid: Solid) -> NDArray[np.float64]:
     return np.array(sizes + [(0.0, 0.0)] * (6 - len(sizes)), np.float64)
 
 
+def _sent_on(material: Material, mean: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Share of the light on a surface that it sends on. A lamp's own light is not in it: lamps are lit directly."""
+    return mean.astype(np.float64) * (material.reflectance if material.metal else 1.0)
+
+
 def _texture_scales(
     sizes: NDArray[np.float64], materials: List[Material]
 ) -> Tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -156,12 +161,6 @@ def _curvature(solid: Solid) -> float:
     if solid.shape == "sphere":
         return 3.0 / sum(solid.half_size)
     return 1.0 / (solid.half_size[0] + solid.half_size[1]) if solid.shape == "cylinder" else 0.0
-
-
-def _mean_color(material: Material) -> NDArray[np.float64]:
-    """A metal sends on about as much light as it reflects; a lamp's own light is counted where lamps are."""
-    mean = material.texture.texels.mean(axis=(0, 1), dtype=np.float64)
-    return mean * material.reflectance if material.metal else mean
 
 
 def _pack_textures(

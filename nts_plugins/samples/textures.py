@@ -6,6 +6,7 @@ from typing import Sequence, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import fft
 from scipy.ndimage import map_coordinates
 
 from nts_plugins.samples.color import to_linear
@@ -16,7 +17,7 @@ Color = Sequence[float]
 """sRGB in [0, 1], as one would name a colour."""
 
 
-def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Color = ()) -> NDArray[np.float32]:
+def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Sequence[float] = ()) -> NDArray[np.float32]:
     """Periodic noise with a power-law spectrum, mean 0 and standard deviation 1.
 
     Args:
@@ -25,20 +26,21 @@ def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Color =
         seed: of the noise.
         stretch: per axis, how many times slower the noise changes along it.
     """
-    white = np.random.default_rng(seed).standard_normal(shape)
-    axes = [np.fft.fftfreq(n) * n * (stretch[k] if stretch else 1.0) for k, n in enumerate(shape)]
-    square = sum(axis**2 for axis in np.meshgrid(*axes, indexing="ij"))
-    square.flat[0] = 1.0
-    spectrum = np.fft.fftn(white) * square ** (-smoothness / 2.0)
-    spectrum.flat[0] = 0.0
-    field = np.fft.ifftn(spectrum).real
-    return (field / field.std()).astype(np.float32)
+    white = np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
+    square = np.zeros((), np.float32)
+    for k, n in enumerate(shape):
+        frequencies = fft.rfftfreq(n) if k == len(shape) - 1 else fft.fftfreq(n)
+        along = (frequencies * n * (stretch[k] if stretch else 1.0)).astype(np.float32) ** 2
+        square = square + along.reshape([-1 if axis == k else 1 for axis in range(len(shape))])
+    square.flat[0] = np.inf
+    field = fft.irfftn(fft.rfftn(white) * square ** np.float32(-smoothness / 2.0), shape)
+    return field / field.std()
 
 
 def mix(low: Color, high: Color, part: NDArray) -> NDArray[np.float32]:
     """Blend two sRGB colours in linear light; ``part`` [...] is clipped to [0, 1]. Returns [..., 3]."""
-    part = np.clip(part, 0.0, 1.0)[..., None].astype(np.float32)
-    return to_linear(low) * (1.0 - part) + to_linear(high) * part
+    start, end = to_linear(low), to_linear(high)
+    return start + (end - start) * np.clip(part, 0.0, 1.0).astype(np.float32)[..., None]
 
 
 @lru_cache(maxsize=32)
@@ -112,11 +114,19 @@ def boards(low: Color, high: Color, seed: int, count: int = 8, size: int = 512) 
 
 
 def wallpaper(low: Color, high: Color, seed: int, size: int = 512) -> Texture:
-    """An ogee pattern of waves on rough paper."""
+    """Printed flowers in a net of waving lines, on rough paper."""
     y, x = np.mgrid[0:size, 0:size] / size * 2.0 * np.pi
-    wave = np.cos(2 * x + 0.9 * np.sin(2 * y)) + np.cos(2 * y) * np.cos(2 * x) + 0.5 * np.cos(6 * y) * np.cos(4 * x)
-    part = 0.5 + 0.5 * np.tanh(2.5 * wave)
-    return Texture(mix(low, high, 0.15 + 0.7 * part + 0.08 * noise((size, size), 0.4, seed)))
+    net = np.minimum(np.abs(np.sin(x + 0.7 * np.sin(2 * y))), np.abs(np.sin(x - 0.7 * np.sin(2 * y))))
+    flowers = np.zeros((size, size))
+    for centre_x, centre_y in ((0.0, np.pi / 2), (0.0, 3 * np.pi / 2), (np.pi / 2, 0.0), (np.pi / 2, np.pi)):
+        # The pattern repeats after half the width, so distances are taken on a circle of that length.
+        right = np.arcsin(np.clip(np.sin(x - centre_x), -1.0, 1.0))
+        down = np.angle(np.exp(1j * (y - centre_y)))
+        petals = 0.42 + 0.14 * np.cos(6.0 * np.arctan2(down, right))
+        flowers = np.maximum(flowers, np.clip((petals - np.hypot(right, down)) / 0.05, 0.0, 1.0))
+    lines = np.clip((0.13 - net) / 0.05, 0.0, 1.0)
+    part = np.maximum(flowers, 0.8 * lines)
+    return Texture(mix(low, high, 0.1 + 0.8 * part + 0.07 * noise((size, size), 0.4, seed)))
 
 
 def rug(seed: int, size: int = 512) -> Texture:
@@ -184,7 +194,7 @@ def marble(low: Color, high: Color, seed: int, size: int = 256) -> Texture:
     return Texture(mix(low, high, 0.05 + 0.9 * veins + 0.06 * _sphere_noise(size, 0.8, seed + 1, 24.0)))
 
 
-def globe(seed: int, size: int = 256) -> Texture:
+def globe(seed: int, size: int = 512) -> Texture:
     """Seas, land, mountains and ice for a sphere."""
     height = _sphere_noise(size, 2.0, seed, 16.0) + 0.25 * _sphere_noise(size, 1.2, seed + 1, 28.0)
     latitude = np.abs(_on_sphere(size)[2])

@@ -101,7 +101,7 @@ class Tracer:
             bake = (
                 (lambda face: _light.bake_direct(packed, face[0], face[1], 4))
                 if stage == 0
-                else (lambda face, out=after: _light.bake_bounced(packed, face[0], face[1], 192, out))
+                else (lambda face, out=after: _light.bake_bounced(packed, face[0], face[1], 128, out))
             )
             for _ in self._run(bake, faces):
                 done += 1
