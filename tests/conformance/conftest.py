@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every registered method is put through: one tiny capture, and one short training each."""
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any, List, NamedTuple
+
+import pytest
+import torch
+
+from tests import runs
+from tests.captures import write_capture
+
+STEPS = 130
+
+# Adds, removes and resets splats within those steps, and visits every resolution.
+BUSY = {
+    "densify": [
+        *("--pipeline.model.densify.refine-start-iter", "5"),
+        *("--pipeline.model.densify.refine-every", "10"),
+        *("--pipeline.model.densify.reset-every", "100"),
+        *("--pipeline.model.densify.max-splats", "150"),
+    ],
+    "resolution_schedule": ["--pipeline.model.resolution-schedule", "5"],
+    "sh_degree_interval": ["--pipeline.model.sh-degree-interval", "15"],
+    "num_random": ["--pipeline.model.num-random", "200"],
+}
+
+
+def registered_methods() -> List[str]:
+    """Names of the methods that this package offers to nerfstudio."""
+    entries = metadata.entry_points(group="nerfstudio.method_configs")
+    return sorted({entry.name for entry in entries if entry.value.startswith("nts_plugins.")})
+
+
+def busy_options(method: str) -> List[str]:
+    """Options that make a few steps do what takes thousands by default, for what settings the method has."""
+    model = runs.parse(method).pipeline.model
+    return [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
+
+
+class Trained(NamedTuple):
+    """A method after a short training."""
+
+    method: str
+    folder: Path
+    trainer: Any
+    losses: List[float]
+    initial_count: int
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return write_capture(tmp_path_factory.mktemp("conformance") / "capture")
+
+
+@pytest.fixture(scope="session", params=registered_methods())
+def method(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def trained(method: str, capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    output = tmp_path_factory.mktemp("outputs")
+    trainer = runs.trainer(method, capture, output, STEPS, *busy_options(method))
+    count = trainer.pipeline.model.num_points
+    losses: List[float] = []
+    original = trainer.pipeline.get_train_loss_dict
+
+    def recorded(step: int) -> Any:
+        result = original(step=step)
+        losses.append(float(sum(result[1].values()).detach()))
+        return result
+
+    trainer.pipeline.get_train_loss_dict = recorded
+    trainer.train()
+    del trainer.pipeline.get_train_loss_dict
+    return Trained(method, trainer.base_dir, trainer, losses, count)
