@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From nerfstudio's cameras to the matrices that the rasterizer takes."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Tuple
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -61,3 +61,34 @@ def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
     translation = -rotation @ camera_to_worlds[:, :3, 3:]
     last = camera_to_worlds.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 1, 4)
     return torch.cat([torch.cat([rotation, translation], dim=2), last], dim=1)
+
+
+def region_in_view(camera_to_worlds: Tensor) -> Tuple[Tuple[float, float, float], float]:
+    """Centre and side of a cube in which to strew splats where no seed points say where the scene is.
+
+    When all cameras look at one object from around it, the cube surrounds the point they look at, and its side is 0.65
+    of their distance to it. That is the cube of [-1.3, 1.3] that 3DGS uses for Blender scenes, whose cameras are at a
+    distance of 4. Otherwise the cube is centred on the cameras, with three times their extent, again as in 3DGS.
+
+    Args:
+        camera_to_worlds: [N, 3 or 4, 4], OpenGL axes.
+    """
+    positions, axes = camera_to_worlds[:, :3, 3].double(), -camera_to_worlds[:, :3, 2].double()
+    middle = positions.mean(dim=0) if len(positions) else torch.zeros(3, dtype=torch.float64)
+    extent = float((positions - middle).norm(dim=-1).max()) if len(positions) else 0.0
+    # The point nearest to all optical axes, in the sense of least squares.
+    across = torch.eye(3, dtype=torch.float64) - axes[:, :, None] * axes[:, None, :]
+    system = across.sum(dim=0)
+    if len(positions) > 2 and float(torch.linalg.cond(system)) < 1e4:
+        focus = torch.linalg.solve(system, (across @ positions[:, :, None]).sum(dim=0))[:, 0]
+        towards = focus - positions
+        ahead = (towards * axes).sum(dim=-1)
+        aside = (across @ towards[:, :, None])[..., 0].norm(dim=-1)
+        if bool((ahead > 0).all()) and float((aside / ahead).median()) < 0.1:
+            return _point(focus), 0.65 * float(ahead.median())
+    return _point(middle), 3.0 * max(extent, 1e-3)
+
+
+def _point(position: Tensor) -> Tuple[float, float, float]:
+    x, y, z = (float(value) for value in position)
+    return x, y, z

@@ -21,6 +21,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nts_plugins.data import checks
+from nts_plugins.data.cameras import region_in_view
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.data.pyramid import pyramids
 from nts_plugins.errors import InputError
@@ -80,7 +81,11 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         if len(dataset) == 0:
             raise InputError(f"The data {self.config.data} has no training images. Check its list of images.")
         # This dictionary is the channel from the data to the model.
-        dataset.metadata["camera_extent"] = checks.camera_extent(dataset.cameras.camera_to_worlds)
+        poses = dataset.cameras.camera_to_worlds
+        dataset.metadata["camera_extent"] = checks.camera_extent(poses)
+        dataset.metadata["random_region"] = region_in_view(poses)
+        color = self.train_dataparser_outputs.alpha_color
+        dataset.metadata["alpha_color"] = None if color is None else [float(value) for value in color]
         return dataset
 
     def create_eval_dataset(self) -> SplatDataset:

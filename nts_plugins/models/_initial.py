@@ -17,7 +17,7 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
     Args:
         config: a :class:`~nts_plugins.models.splat.SplatModelConfig`.
         seed_points: [N, 3] positions in scene units and [N, 3] colours from 0 to 255; None, or no rows, for none.
-        metadata: of the training data; ``camera_extent`` and ``camera_center`` say where random splats belong.
+        metadata: of the training data; ``random_region``, a centre and a side, says where random splats belong.
 
     Returns:
         As :mod:`nts_plugins.gaussians.initialise`.
@@ -30,6 +30,7 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
     }
     if seed_points is not None and len(seed_points[0]) > 0 and not config.random_init:
         return from_points(*seed_points, **options)
-    splats = random_in_cube(config.num_random, config.random_scale * metadata.get("camera_extent", 1.0), **options)
-    splats["means"] += torch.as_tensor(metadata.get("camera_center", (0.0, 0.0, 0.0)), dtype=torch.float32)
+    center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 3.0))
+    splats = random_in_cube(config.num_random, config.random_scale * side, **options)
+    splats["means"] += torch.tensor(center, dtype=torch.float32)
     return splats

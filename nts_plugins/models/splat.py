@@ -5,7 +5,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -61,16 +61,17 @@ class SplatModelConfig(ModelConfig):
     """Steps after which the resolution is doubled."""
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM in the loss; the mean absolute error has the rest."""
-    background_color: Literal["random", "black", "white"] = "black"
-    """Behind the splats; random means another colour in each step, so that surfaces become opaque."""
+    background_color: Literal["auto", "random", "black", "white"] = "auto"
+    """Behind the splats. "auto" is the colour that the data were composited on (``blender-data --alpha-color``), else
+    black; "random" is another colour in each step, so that surfaces become opaque."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased splats keep their energy when small on the screen. Viewers of exported files expect classic."""
     random_init: bool = False
     """Start from random splats although there are seed points."""
     num_random: int = 50000
     """How many, where splats start at random."""
-    random_scale: float = 10.0
-    """Side of the cube they fill, in multiples of the extent of the cameras."""
+    random_scale: float = 1.0
+    """Factor on the cube they fill, see :func:`nts_plugins.data.cameras.region_in_view`."""
     initial_opacity: Optional[float] = None
     """Opacity at the start; None takes the strategy's own, 0.1 (default) or 0.5 (mcmc)."""
     initial_scale: Optional[float] = None
@@ -122,7 +123,7 @@ class SplatModel(SplatfactoModel):
         self.strategy = make_strategy(config.densify if config.strategy == "default" else config.mcmc)
         self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        self.background_color = torch.tensor(VIEWER_GREY)
+        self.background_color = background_of(config.background_color, metadata.get("alpha_color"))
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()
         self.optimizers: Dict[str, Optimizer] = {}
@@ -262,6 +263,11 @@ class SplatModel(SplatfactoModel):
             outputs["depth"] = torch.where(alpha > 0, depth, depth.detach().max())
         return outputs
 
+    def _get_background_color(self) -> Tensor:
+        if self.training and self.config.background_color == "random":
+            return torch.rand(3, device=self.device)
+        return self.background_color.to(self.device)
+
     def _factor(self, height: int, width: int) -> int:
         """How many times smaller than the picture this step draws."""
         if not self.training:
@@ -365,6 +371,13 @@ class SplatModel(SplatfactoModel):
 
     def _heads(self) -> List[FeatureHead]:
         return list(self.heads.values())  # type: ignore[arg-type]
+
+
+def background_of(name: str, alpha_color: Optional[Sequence[float]]) -> Tensor:
+    """The colour [3] behind pictures that are not for training: the data's own for "auto", viser's for "random"."""
+    if name == "auto" and alpha_color is not None:
+        return torch.tensor([float(value) for value in alpha_color])
+    return {"random": torch.tensor(VIEWER_GREY), "white": torch.ones(3)}.get(name, torch.zeros(3))
 
 
 def needle_loss(log_scales: Tensor, ratio: float) -> Tensor:

@@ -241,13 +241,25 @@ def test_a_changed_strategy_starts_with_a_fresh_memory() -> None:
     assert changed.strategy_state.per_splat == {} and changed.num_points == trained.num_points
 
 
-def test_random_start_fills_the_space_of_the_cameras() -> None:
+def test_random_start_fills_the_region_in_view() -> None:
     options = config(random_init=True, num_random=400, random_scale=2.0)
-    model = make_model(options, camera_extent=3.0, camera_center=(10.0, 0.0, 0.0))
+    model = make_model(options, random_region=((10.0, 0.0, 0.0), 3.0))
     low, high = model.means.min(dim=0).values, model.means.max(dim=0).values
     assert model.num_points == 400
     torch.testing.assert_close((low + high).detach() / 2, torch.tensor([10.0, 0.0, 0.0]), atol=0.1, rtol=0)
     torch.testing.assert_close((high - low).detach(), torch.full((3,), 6.0), atol=0.2, rtol=0)
+
+
+def test_the_background_is_that_of_the_data() -> None:
+    for name, alpha_color, expected in (
+        ("auto", [1.0, 1.0, 1.0], 1.0),
+        ("auto", None, 0.0),
+        ("black", [1.0, 1.0, 1.0], 0.0),
+        ("white", None, 1.0),
+    ):
+        model = make_model(config(background_color=name), alpha_color=alpha_color)
+        for mode in (True, False):
+            assert torch.equal(model.train(mode)._get_background_color(), torch.full((3,), expected))
 
 
 def test_what_the_exporter_reads() -> None:
