@@ -1,10 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training target at the resolution of the step, without shrinking the same picture again in every step."""
 
+from dataclasses import dataclass
 from typing import Any, Dict, Mapping, Tuple, Union
 
 import torch
 from torch import Tensor
+
+SMALLEST_SIDE = 16
+"""Pixels below which the start of training does not shrink a picture: SSIM looks at windows of 11."""
+
+
+@dataclass(frozen=True)
+class ResolutionSchedule:
+    """Training starts with small pictures and doubles them until they have their full size."""
+
+    doublings: int = 2
+    """The first steps draw 1 / 2^this of the resolution (Kerbl et al. 2023, section 7.1)."""
+    interval: int = 250
+    """Steps from one doubling to the next; 0 starts at full resolution."""
+
+    def factor_at(self, step: int, height: int, width: int) -> int:
+        """How many times smaller than a picture of this size a step draws; a power of two."""
+        done = step // self.interval if self.interval > 0 else self.doublings
+        factor = 2 ** max(0, self.doublings - done)
+        while factor > 1 and min(height, width) // factor < SMALLEST_SIDE:
+            factor //= 2
+        return factor
 
 
 class Pyramid:

@@ -5,7 +5,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type
+from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from nts_plugins.appearance.background import Background
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
 from nts_plugins.data.cameras import View, view_of
-from nts_plugins.data.pyramid import Targets
+from nts_plugins.data.pyramid import ResolutionSchedule, Targets
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import Lpips, psnr
@@ -30,12 +31,6 @@ from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.models._initial import initial_splats
 from nts_plugins.rasterization import BackendUnavailable, Raster, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_state
-
-VIEWER_GREY = (0.1490, 0.1647, 0.2157)
-"""viser's own background, behind pictures of models that were trained on random backgrounds."""
-
-SMALLEST_SIDE = 16
-"""Pixels below which the start of training does not shrink a picture: SSIM looks at windows of 11."""
 
 
 @dataclass
@@ -123,7 +118,8 @@ class SplatModel(SplatfactoModel):
         self.strategy = make_strategy(config.densify if config.strategy == "default" else config.mcmc)
         self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        self.background_color = background_of(config.background_color, metadata.get("alpha_color"))
+        self.background = Background(config.background_color, metadata.get("alpha_color"))
+        self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()
         self.optimizers: Dict[str, Optimizer] = {}
@@ -182,7 +178,7 @@ class SplatModel(SplatfactoModel):
         heads = [head for head in self._heads() if not self.training or head.trains_at(self.step)]
         c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
         view = view_of(camera, c2w, self._factor(int(camera.height[0]), int(camera.width[0])))
-        background = self._get_background_color()
+        background = (self.background.in_training if self.training else self.background.on_show)(self.device)
         with_depth = not self.training or self.config.output_depth_during_training
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
         joint = [head for head in heads if not self.training or head.config.trains_geometry]
@@ -263,24 +259,12 @@ class SplatModel(SplatfactoModel):
             outputs["depth"] = torch.where(alpha > 0, depth, depth.detach().max())
         return outputs
 
-    def _get_background_color(self) -> Tensor:
-        if self.training and self.config.background_color == "random":
-            return torch.rand(3, device=self.device)
-        return self.background_color.to(self.device)
-
     def _factor(self, height: int, width: int) -> int:
         """How many times smaller than the picture this step draws."""
-        if not self.training:
-            return 1
-        factor = self._get_downscale_factor()
-        while factor > 1 and min(height, width) // factor < SMALLEST_SIDE:
-            factor //= 2
-        return factor
+        return self.resolution.factor_at(self.step, height, width) if self.training else 1
 
-    def _get_downscale_factor(self) -> int:
-        config = self.config
-        doubled = self.step // config.resolution_schedule if config.resolution_schedule > 0 else config.num_downscales
-        return 2 ** max(0, config.num_downscales - doubled) if self.training else 1
+    def set_background(self, background_color: Tensor) -> None:
+        self.background.show(background_color)
 
     # ---- losses and metrics
 
@@ -371,13 +355,6 @@ class SplatModel(SplatfactoModel):
 
     def _heads(self) -> List[FeatureHead]:
         return list(self.heads.values())  # type: ignore[arg-type]
-
-
-def background_of(name: str, alpha_color: Optional[Sequence[float]]) -> Tensor:
-    """The colour [3] behind pictures that are not for training: the data's own for "auto", viser's for "random"."""
-    if name == "auto" and alpha_color is not None:
-        return torch.tensor([float(value) for value in alpha_color])
-    return {"random": torch.tensor(VIEWER_GREY), "white": torch.ones(3)}.get(name, torch.zeros(3))
 
 
 def needle_loss(log_scales: Tensor, ratio: float) -> Tensor:

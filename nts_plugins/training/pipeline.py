@@ -55,6 +55,7 @@ class SplatPipeline(VanillaPipeline):
             )
         was_training = self.training
         self.eval()
+        self.model.background.restore()
         metrics: List[Dict[str, float]] = []
         rows: List[image_protocol.Row] = []
         for index, (camera, batch) in enumerate(track(data_loader, "Evaluating all images", transient=True)):
@@ -69,6 +70,10 @@ class SplatPipeline(VanillaPipeline):
             image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
         self.train(was_training)
         return image_protocol.average(metrics, with_std=get_std)
+
+    def get_eval_image_metrics_and_images(self, step: int) -> Any:
+        self.model.background.restore()
+        return super().get_eval_image_metrics_and_images(step)
 
     def _timed_render(self, camera: Any) -> "tuple[float, Dict[str, Any]]":
         synchronize = torch.cuda.synchronize if self.model.device.type == "cuda" else lambda: None

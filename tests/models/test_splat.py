@@ -142,6 +142,17 @@ def test_random_background_changes_in_training_only() -> None:
     assert not torch.allclose(first, second)
 
 
+def test_the_viewers_background_is_for_the_viewer_alone() -> None:
+    """The viewer sets it whenever it draws, also while training goes on."""
+    model = make_model(config(background_color="black"))
+    model.gauss_params["opacities"].data.fill_(-20.0)
+    model.set_background(torch.tensor([0.1, 0.2, 0.3]))
+    assert not model.train().get_outputs(camera())["rgb"].any()
+    assert torch.allclose(model.eval().get_outputs_for_camera(camera())["rgb"][3, 5], torch.tensor([0.1, 0.2, 0.3]))
+    model.background.restore()
+    assert not model.get_outputs_for_camera(camera())["rgb"].any()
+
+
 def test_transparent_pictures_are_put_on_the_background_of_the_step() -> None:
     model = make_model(config(background_color="random")).train()
     model.gauss_params["opacities"].data.fill_(-20.0)
@@ -259,7 +270,9 @@ def test_the_background_is_that_of_the_data() -> None:
     ):
         model = make_model(config(background_color=name), alpha_color=alpha_color)
         for mode in (True, False):
-            assert torch.equal(model.train(mode)._get_background_color(), torch.full((3,), expected))
+            assert torch.equal(
+                model.train(mode).get_outputs(camera())["background"].reshape(-1, 3)[0], torch.full((3,), expected)
+            )
 
 
 def test_what_the_exporter_reads() -> None:
