@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is seen where no splat is: one colour in training, and another where somebody looks at the scene."""
+
+from typing import Optional, Sequence
+
+import torch
+from torch import Tensor
+
+VIEWER_GREY = (0.1490, 0.1647, 0.2157)
+"""viser's own background, behind pictures of models that were trained on random backgrounds."""
+
+
+class Background:
+    """The colour behind the splats.
+
+    Args:
+        name: "black", "white", "random" (another colour in each training step, so that surfaces become opaque), or
+            "auto" for the colour that the data were composited on, else black.
+        data_color: the data's own colour, three numbers in [0, 1]; None where the data has none.
+    """
+
+    def __init__(self, name: str, data_color: Optional[Sequence[float]] = None) -> None:
+        self.is_random = name == "random"
+        if name == "auto" and data_color is not None:
+            self._own = torch.tensor([float(value) for value in data_color])
+        else:
+            self._own = {"random": torch.tensor(VIEWER_GREY), "white": torch.ones(3)}.get(name, torch.zeros(3))
+        self._shown = self._own
+
+    def in_training(self, device: torch.device) -> Tensor:
+        """[3] colour of a training step, whatever the viewer shows meanwhile."""
+        return torch.rand(3, device=device) if self.is_random else self._own.to(device)
+
+    def on_show(self, device: torch.device) -> Tensor:
+        """[3] colour of a picture that is not for training."""
+        return self._shown.to(device)
+
+    def show(self, color: Tensor) -> None:
+        """Let pictures that are not for training have this colour [3]; the viewer does so before each of them."""
+        self._shown = color
+
+    def restore(self) -> None:
+        """Undo :meth:`show`, for pictures that are measured."""
+        self._shown = self._own
