@@ -34,11 +34,9 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
     Raises:
         InputError: where a camera is not a pinhole camera.
     """
-    kind = int(camera.camera_type.reshape(-1)[0])
-    if kind != CameraType.PERSPECTIVE.value:
-        raise InputError(
-            f"Splatting draws pinhole cameras, and {CameraType(kind).name} was asked for. Choose a perspective camera."
-        )
+    if not is_pinhole(camera):
+        name = CameraType(int(camera.camera_type.reshape(-1)[0])).name
+        raise InputError(f"Splatting draws pinhole cameras, and {name} was asked for. Choose a perspective camera.")
     Ks = torch.zeros(len(camera), 3, 3, dtype=torch.float32, device=camera_to_worlds.device)
     Ks[:, 0, 0] = camera.fx.reshape(-1)
     Ks[:, 1, 1] = camera.fy.reshape(-1)
@@ -48,6 +46,11 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
     Ks[:, 2, 2] = 1.0
     width, height = int(camera.width.reshape(-1)[0]), int(camera.height.reshape(-1)[0])
     return View(world_to_camera(camera_to_worlds), Ks, max(1, width // factor), max(1, height // factor))
+
+
+def is_pinhole(camera: Cameras) -> bool:
+    """Whether all of the cameras are pinhole cameras."""
+    return bool((camera.camera_type == CameraType.PERSPECTIVE.value).all())
 
 
 def world_to_camera(camera_to_worlds: Tensor) -> Tensor:

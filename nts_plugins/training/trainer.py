@@ -120,7 +120,7 @@ class SplatTrainer(Trainer):
             checkpoints.write(state, path, workspace=self.base_dir)
         except InputError as error:
             self._save_failed = str(error)
-            CONSOLE.print(f"[red]{error}")
+            CONSOLE.print(str(error), style="red", markup=False)
             return
         self._save_failed = None
         if self.config.save_only_latest_checkpoint:

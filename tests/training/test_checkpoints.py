@@ -2,7 +2,6 @@
 """Checkpoints are written whole or not at all, hold plain data, and say what is wrong when they do not fit."""
 
 import contextlib
-import resource
 import signal
 from pathlib import Path
 from typing import Any, Dict, Iterator
@@ -20,6 +19,9 @@ STATE: Dict[str, Any] = {
     "optimizers": {"means": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}},
     "scalers": {},
 }
+
+
+resource = pytest.importorskip("resource", reason="Windows cannot limit the size of files")
 
 
 @contextlib.contextmanager

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metrics against values computed by hand or by others, and LPIPS with and without its weights."""
+
+import json
+import math
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_msssim import ssim as reference_ssim
+
+from nts_plugins import compat
+from nts_plugins.evaluation import images
+from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
+
+
+def pair(height: int = 40, width: int = 56) -> "tuple[torch.Tensor, torch.Tensor]":
+    generator = torch.Generator().manual_seed(0)
+    target = torch.rand(height, width, 3, generator=generator)
+    return (target + 0.1 * torch.randn(target.shape, generator=generator)).clamp(0, 1), target
+
+
+def test_psnr_by_hand() -> None:
+    target = torch.zeros(4, 5, 3)
+    assert float(psnr(target + 0.1, target)) == pytest.approx(20.0, abs=1e-4)
+    assert float(psnr(target, target)) == pytest.approx(100.0), "a finite number for equal pictures"
+
+
+def test_ssim_is_that_of_pytorch_msssim() -> None:
+    prediction, target = pair()
+    planes = [picture.permute(2, 0, 1)[None] for picture in (prediction, target)]
+    assert float(ssim(prediction, target)) == pytest.approx(float(reference_ssim(*planes, data_range=1.0)), abs=1e-5)
+    assert float(ssim(target, target)) == pytest.approx(1.0, abs=1e-5)
+
+
+def test_comparing_clamps_what_was_drawn() -> None:
+    prediction, target = pair()
+    assert images.compare(prediction * 3, target) == images.compare((prediction * 3).clamp(0, 1), target)
+    assert list(images.compare(prediction, target)) == ["psnr", "ssim"]
+
+
+def test_average_by_hand() -> None:
+    rows = [{"psnr": 20.0, "ssim": 0.5}, {"psnr": 22.0, "ssim": 0.7}]
+    assert images.average(rows) == pytest.approx({"psnr": 21.0, "ssim": 0.6})
+    assert images.average(rows, with_std=True)["psnr_std"] == pytest.approx(math.sqrt(2.0))
+    assert images.average(rows[:1], with_std=True)["psnr_std"] == 0.0
+
+
+def test_rows_are_written_with_their_protocol(tmp_path: Path) -> None:
+    images.write_rows(tmp_path / "rows.json", [{"image": "a.png", "psnr": 20.0}])
+    written = json.loads((tmp_path / "rows.json").read_text())
+    assert written["rows"] == [{"image": "a.png", "psnr": 20.0}] and "SSIM 11x11" in written["protocol"]
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder of downloaded weights, and no network."""
+
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise AssertionError("something asked the network")
+
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    return tmp_path / "checkpoints"
+
+
+def test_without_weights_lpips_is_left_out_with_one_message(hub: Path, capsys: pytest.CaptureFixture) -> None:
+    lpips = Lpips()
+    for _ in range(3):
+        assert list(images.compare(*pair(), lpips)) == ["psnr", "ssim"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("LPIPS is left out") == 1
+    file, url = compat.lpips_backbone("alex")
+    assert file.name.startswith("alexnet") and file.parent == hub
+    assert file.name in said and url in said.replace(" ", "") and str(hub) in said.replace(" ", "")
+
+
+def test_with_weights_lpips_is_measured(hub: Path) -> None:
+    import torchvision.models
+
+    file, _ = compat.lpips_backbone("squeeze")
+    hub.mkdir()
+    torch.manual_seed(0)
+    torch.save(torchvision.models.squeezenet1_1(weights=None).state_dict(), file)
+    lpips = Lpips("squeeze")
+    prediction, target = pair(64, 64)
+    value = images.compare(prediction, target, lpips)["lpips"]
+    assert math.isfinite(value) and value > 0
+    assert images.compare(target, target, lpips)["lpips"] == pytest.approx(0.0, abs=1e-6)
+    assert images.compare(prediction, target, lpips)["lpips"] == pytest.approx(value), "each picture by itself"
