@@ -12,7 +12,7 @@ from nts_plugins.cli._errors import UserError
 from nts_plugins.samples import GalleryConfig
 
 _DEFAULT = GalleryConfig()
-_STAGES = {"light": "Light", "pictures": "Pictures", "seed points": "Seed points"}
+_STAGES = {"room": "Room", "light": "Light", "pictures": "Pictures", "seed points": "Seed points"}
 
 
 @dataclass
@@ -58,11 +58,14 @@ class Sample:
 
         try:
             config = self._config()
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        try:
             with _progress() as progress:
                 written = write_gallery(
                     self.folder, config, overwrite=self.overwrite, threads=self.threads, progress=progress
                 )
-        except (SampleError, PhotographMissing, ValueError) as error:
+        except (SampleError, PhotographMissing) as error:
             raise UserError(str(error)) from error
         held_out = sum(config.is_test(view) for view in range(config.views))
         state = "is ready" if written else "was there already, complete; nothing was done"
@@ -101,7 +104,7 @@ def parse_size(text: str) -> Tuple[int, int]:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
-    """Bars with the time left, one a stage, on a terminal; silent lines of the same elsewhere."""
+    """Bars with the time left, one a stage; where there is no terminal, only what they show at the end."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining

@@ -6,7 +6,7 @@ from typing import Dict, List, NamedTuple, Optional, Tuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nts_plugins.samples.scene import Light, Material, Scene, Solid, Texture, solid_to_world
+from nts_plugins.samples.scene import Light, Material, Scene, Solid, Texture, solid_bounds, solid_to_world
 
 KINDS = {"rectangle": 0, "box": 1, "sphere": 2, "cylinder": 3}
 FACES = {"rectangle": 1, "box": 6, "sphere": 1, "cylinder": 3}
@@ -67,7 +67,7 @@ def pack(scene: Scene, texel: float) -> Tuple[Packed, List[Solid]]:
     materials = [solid.material for solid in solids]
     copies, areas = _texture_scales(sizes, materials)
     placed = _place(solids, 0.0)
-    tree = _build_tree([_box(solid) for solid in solids[:n_fixed]])
+    tree = _build_tree([solid_bounds(solid) for solid in solids[:n_fixed]])
     packed = Packed(
         n_fixed=n_fixed,
         kind=np.array([KINDS[solid.shape] for solid in solids], np.int64),
@@ -213,20 +213,15 @@ def _pack_lamp(light: Light) -> NDArray[np.float64]:
     return np.concatenate([light.centre, u, v, 4.0 * front / area, [area], light.radiance, cone, [reach]])
 
 
-def _box(solid: Solid) -> Tuple[NDArray[np.float64], NDArray[np.float64]]:
-    matrix = solid_to_world(solid)
-    reach = np.abs(matrix[:3, :3]) @ np.asarray(solid.half_size, np.float64) + 1e-6
-    return matrix[:3, 3] - reach, matrix[:3, 3] + reach
-
-
 def _build_tree(boxes: List[Tuple[NDArray[np.float64], NDArray[np.float64]]]):
     """A binary tree of bounding boxes in depth-first order.
 
     Returns:
         The arrays ``tree_box``, ``tree_skip``, ``tree_first``, ``tree_count`` and ``tree_prims`` of :class:`Packed`.
     """
-    low = np.array([box[0] for box in boxes]).reshape(-1, 3)
-    high = np.array([box[1] for box in boxes]).reshape(-1, 3)
+    # A little wider, so that rounding cannot lose a ray that meets a flat thing in its box's own plane.
+    low = np.array([box[0] for box in boxes]).reshape(-1, 3) - 1e-6
+    high = np.array([box[1] for box in boxes]).reshape(-1, 3) + 1e-6
     corners: List[NDArray[np.float64]] = []
     links: List[List[int]] = []  # skip, first, count
     order: List[int] = []

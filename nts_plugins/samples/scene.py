@@ -112,9 +112,7 @@ class Scene:
         """Lowest and highest corner, world axes, of every named thing at a time."""
         boxes: Dict[int, Tuple[NDArray[np.float64], NDArray[np.float64]]] = {}
         for solid in self.solids:
-            matrix = solid_to_world(solid, time)
-            reach = np.abs(matrix[:3, :3]) @ np.asarray(solid.half_size, dtype=np.float64)
-            low, high = matrix[:3, 3] - reach, matrix[:3, 3] + reach
+            low, high = solid_bounds(solid, time)
             if solid.instance in boxes:
                 low = np.minimum(low, boxes[solid.instance][0])
                 high = np.maximum(high, boxes[solid.instance][1])
@@ -128,6 +126,19 @@ def solid_to_world(solid: Solid, time: float = 0.0) -> NDArray[np.float64]:
     matrix[:3, :3] = solid.rotation
     matrix[:3, 3] = solid.centre
     return matrix if solid.motion is None else solid.motion.at(time) @ matrix
+
+
+def solid_bounds(solid: Solid, time: float = 0.0) -> Tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Lowest and highest corner [3] of the tightest box around a solid, along the world's axes."""
+    matrix = solid_to_world(solid, time)
+    x, y, z = (matrix[:3, :3] * np.asarray(solid.half_size, dtype=np.float64)).T
+    if solid.shape == "sphere":
+        reach = np.sqrt(x**2 + y**2 + z**2)
+    elif solid.shape == "cylinder":
+        reach = np.hypot(x, y) + np.abs(z)
+    else:
+        reach = np.abs(x) + np.abs(y) + (np.abs(z) if solid.shape == "box" else 0.0)
+    return matrix[:3, 3] - reach, matrix[:3, 3] + reach
 
 
 def turn(axis: Vector, degrees: float) -> NDArray[np.float64]:

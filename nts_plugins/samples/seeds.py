@@ -18,10 +18,10 @@ MIN_VIEWS = 3
 """A point has to be seen in at least so many views."""
 MIN_ANGLE = 2.0
 """Degrees between at least two of its rays, as COLMAP asks for (1.5) and a little more."""
-MATCH_RATE = 0.4
+MATCH_RATE = 0.5
 """Chance that a view in which a point could be seen gives a match."""
-COLOR_TOLERANCE = 40.0
-"""Mean absolute difference of 8-bit colours up to which a match is believed."""
+LIKENESS = 30.0
+"""Mean absolute difference of 8-bit colours, over a patch of 3 x 3 pixels, up to which a match is believed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,13 +61,13 @@ class SeedFinder:
         clock = self._rng.exponential(1.0, len(y)) / strength[y, x]
         pick = np.argsort(clock, kind="stable")[:count]
         pixels = np.stack([x[pick] + 0.5, y[pick] + 0.5], axis=-1)
-        self._candidates.append((camera.unproject(pixels, depth[y[pick], x[pick]]), rgb[y[pick], x[pick]]))
+        self._candidates.append((camera.unproject(pixels, depth[y[pick], x[pick]]), _patches(rgb, x[pick], y[pick])))
 
     def start_matching(self) -> None:
         """Close the list of candidates."""
         if self._candidates:
             self._points = np.concatenate([points for points, _ in self._candidates])
-            self._look = np.concatenate([colors for _, colors in self._candidates]).astype(np.float64)
+            self._look = np.concatenate([patches for _, patches in self._candidates])
         n = len(self._points)
         self._views = np.zeros(n, np.int64)
         self._information = np.zeros((n, 3, 3))
@@ -85,8 +85,9 @@ class SeedFinder:
         inside = (z > 0.05) & (pixels >= 0.0).all(1) & (pixels < (camera.width, camera.height)).all(1) & chance
         index = np.nonzero(inside)[0]
         x, y = pixels[index].astype(np.int64).T
-        same = np.abs(depth[y, x] - z[index]) < 0.01 * z[index]
-        same &= np.abs(rgb[y, x] - self._look[index]).mean(1) < COLOR_TOLERANCE
+        # Across one pixel, the depth of a slanted surface changes by about its own share of the pixel's width.
+        same = np.abs(depth[y, x] - z[index]) < z[index] * (0.005 + 1.5 / camera.focal)
+        same &= np.abs(_patches(rgb, x, y) - self._look[index]).mean((1, 2)) < LIKENESS
         index, x, y = index[same], x[same], y[same]
         jacobian = _projection_jacobian(camera, self._points[index])
         self._information[index] += jacobian.transpose(0, 2, 1) @ jacobian
@@ -135,6 +136,14 @@ def _corner_strength(rgb: NDArray[np.uint8], depth: NDArray[np.float64]) -> NDAr
     smooth = (depths.min(0) > 0.0) & (depths.max(0) < 1.05 * depths.min(0))
     strength[1:-1, 1:-1] = np.where(peak & smooth & (core > 3.0), core, 0.0)
     return strength
+
+
+def _patches(rgb: NDArray[np.uint8], x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.float32]:
+    """[M, 9, 3] the pixels and their neighbours; the border repeats beyond the picture."""
+    down, right = (offsets.reshape(-1) for offsets in np.mgrid[-1:2, -1:2])
+    rows = np.clip(y[:, None] + down, 0, rgb.shape[0] - 1)
+    columns = np.clip(x[:, None] + right, 0, rgb.shape[1] - 1)
+    return rgb[rows, columns].astype(np.float32)
 
 
 def _projection_jacobian(camera: Camera, points: NDArray[np.float64]) -> NDArray[np.float64]:

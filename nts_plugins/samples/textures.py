@@ -14,7 +14,10 @@ from nts_plugins.samples.photographs import load_photograph
 from nts_plugins.samples.scene import Texture
 
 Color = Sequence[float]
-"""sRGB in [0, 1], as one would name a colour."""
+"""sRGB in [0, 1], as one would name a colour. A tuple, where the texture is remembered."""
+
+remembered = lru_cache(maxsize=64)
+"""Scenes share textures: one for all frames, and the same ones for the next scene of the same seed."""
 
 
 def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Sequence[float] = ()) -> NDArray[np.float32]:
@@ -43,12 +46,13 @@ def mix(low: Color, high: Color, part: NDArray) -> NDArray[np.float32]:
     return start + (end - start) * np.clip(part, 0.0, 1.0).astype(np.float32)[..., None]
 
 
-@lru_cache(maxsize=32)
+@remembered
 def photograph(name: str) -> Texture:
     """A photograph as it is; it does not repeat."""
     return Texture(to_linear(load_photograph(name)), repeat=False)
 
 
+@remembered
 def tinted(name: str, low: Color, high: Color) -> Texture:
     """A grey photograph between two colours, mirrored so that it repeats."""
     grey = load_photograph(name)[..., 0].astype(np.float32) / 255.0
@@ -58,17 +62,20 @@ def tinted(name: str, low: Color, high: Color) -> Texture:
     return Texture(np.concatenate([picture, picture[::-1]], axis=0))
 
 
+@remembered
 def plain(color: Color) -> Texture:
     """One colour."""
     return Texture(to_linear(color).reshape(1, 1, 3))
 
 
+@remembered
 def plaster(low: Color, high: Color, seed: int, size: int = 512) -> Texture:
     """Rough paint: clouds and grain between two colours."""
     part = 0.5 + 0.18 * noise((size, size), 1.1, seed) + 0.12 * noise((size, size), 0.3, seed + 1)
     return Texture(mix(low, high, part))
 
 
+@remembered
 def bricks(seed: int, size: int = 1024, rows: int = 16, columns: int = 6) -> Texture:
     """Running bond: every brick has a colour of its own, mortar between."""
     y, x = np.mgrid[0:size, 0:size] / size
@@ -86,6 +93,7 @@ def bricks(seed: int, size: int = 1024, rows: int = 16, columns: int = 6) -> Tex
     return Texture(mortar * (1.0 - inside) + face * inside)
 
 
+@remembered
 def parquet(seed: int, size: int = 1024, blocks: int = 4, strips: int = 4) -> Texture:
     """Squares of wooden strips, every other square turned by a quarter. ``blocks`` must be even."""
     y, x = np.mgrid[0:size, 0:size] / size * blocks
@@ -103,6 +111,7 @@ def parquet(seed: int, size: int = 1024, blocks: int = 4, strips: int = 4) -> Te
     return Texture(wood * seam)
 
 
+@remembered
 def boards(low: Color, high: Color, seed: int, count: int = 8, size: int = 512) -> Texture:
     """Painted or bare boards side by side, running along the picture's height."""
     _, x = np.mgrid[0:size, 0:size] / size * count
@@ -113,6 +122,7 @@ def boards(low: Color, high: Color, seed: int, count: int = 8, size: int = 512) 
     return Texture(mix(low, high, tone + 0.18 * grain) * seam)
 
 
+@remembered
 def wallpaper(low: Color, high: Color, seed: int, size: int = 512) -> Texture:
     """Printed flowers in a net of waving lines, on rough paper."""
     y, x = np.mgrid[0:size, 0:size] / size * 2.0 * np.pi
@@ -129,6 +139,7 @@ def wallpaper(low: Color, high: Color, seed: int, size: int = 512) -> Texture:
     return Texture(mix(low, high, 0.1 + 0.8 * part + 0.07 * noise((size, size), 0.4, seed)))
 
 
+@remembered
 def rug(seed: int, size: int = 512) -> Texture:
     """A rug with borders and a field of diamonds; it does not repeat."""
     y, x = np.mgrid[0:size, 0:size] / size
@@ -148,6 +159,7 @@ def rug(seed: int, size: int = 512) -> Texture:
     return Texture((colors[index] * np.clip(weave, 0.6, 1.4)[..., None]).astype(np.float32).clip(0, 1), repeat=False)
 
 
+@remembered
 def mosaic(colors: Sequence[Color], seed: int, count: int = 16, size: int = 512) -> Texture:
     """Little square stones, each of one of the colours."""
     y, x = np.mgrid[0:size, 0:size] / size * count
@@ -160,6 +172,7 @@ def mosaic(colors: Sequence[Color], seed: int, count: int = 16, size: int = 512)
     return Texture((to_linear((0.8, 0.78, 0.74)) * 0.6 * (1 - inside) + stones * inside).astype(np.float32))
 
 
+@remembered
 def crate(seed: int, size: int = 256) -> Texture:
     """One side of a wooden crate: planks in a frame with a brace; it does not repeat."""
     y, x = np.mgrid[0:size, 0:size] / size
@@ -186,6 +199,7 @@ def _sphere_noise(size: int, smoothness: float, seed: int, scale: float = 12.0) 
     return map_coordinates(block, 32.0 + _on_sphere(size) * scale, order=3, mode="grid-wrap")
 
 
+@remembered
 def marble(low: Color, high: Color, seed: int, size: int = 256) -> Texture:
     """Veined stone for a sphere."""
     bend = _sphere_noise(size, 1.6, seed, 10.0)
@@ -194,6 +208,7 @@ def marble(low: Color, high: Color, seed: int, size: int = 256) -> Texture:
     return Texture(mix(low, high, 0.05 + 0.9 * veins + 0.06 * _sphere_noise(size, 0.8, seed + 1, 24.0)))
 
 
+@remembered
 def globe(seed: int, size: int = 512) -> Texture:
     """Seas, land, mountains and ice for a sphere."""
     height = _sphere_noise(size, 2.0, seed, 16.0) + 0.25 * _sphere_noise(size, 1.2, seed + 1, 28.0)
@@ -207,6 +222,7 @@ def globe(seed: int, size: int = 512) -> Texture:
     return Texture(np.where(ice, to_linear((0.93, 0.95, 0.96)), picture).astype(np.float32))
 
 
+@remembered
 def beach_ball(size: int = 256) -> Texture:
     """Coloured wedges between white caps, for a sphere."""
     colors = np.array(
@@ -218,6 +234,7 @@ def beach_ball(size: int = 256) -> Texture:
     return Texture(np.where(caps[..., None], colors[1], colors[wedge]).astype(np.float32))
 
 
+@remembered
 def pottery(seed: int, size: int = 256) -> Texture:
     """Terracotta with painted bands and a zigzag, for the side of a cylinder."""
     v, u = np.mgrid[0:size, 0 : 2 * size] / size

@@ -22,7 +22,7 @@ from nts_plugins.samples.seeds import SeedFinder, SeedPoints
 from nts_plugins.samples.tracer import Tracer, View
 
 GENERATOR = "nts sample gallery"
-VERSION = 2
+VERSION = 3
 """Raise it when the same options make other bytes."""
 
 Progress = Callable[[str, int, int], None]
@@ -58,6 +58,8 @@ def write_gallery(
         PhotographMissing: when scikit-image's package is not complete.
     """
     config = config or GalleryConfig()
+    if threads is not None and threads < 1:
+        raise SampleError(f"threads is {threads}, but at least one is needed.")
     target = Path(folder).expanduser().resolve()
     tell = progress or (lambda stage, done, total: None)
     try:
@@ -72,10 +74,11 @@ def write_gallery(
 
 
 def _check_target(target: Path, overwrite: bool) -> None:
+    for place in (target, *target.parents):
+        if place.exists() and not place.is_dir():
+            raise SampleError(f"{place} is a file, but the sample needs a folder. Choose another place.")
     if not target.exists():
         return
-    if not target.is_dir():
-        raise SampleError(f"{target} is a file, but the sample needs a folder. Choose another place.")
     if not any(target.iterdir()):
         return
     if _manifest(target) is None:
@@ -110,7 +113,10 @@ def _digest(path: Path) -> str:
 
 def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> None:
     """Everything, in the order in which it is needed; ``sample.json`` with the digests comes last."""
+    tell("room", 0, 1)
     scene, cameras = build_gallery(config), walk(config)
+    tell("room", 1, 1)
+    tell("light", 0, 1)
     tracer = Tracer(
         scene,
         texel=light_texel(config),
@@ -134,8 +140,10 @@ def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> N
             pool.shutdown(cancel_futures=True)
             raise
     points = _find_seeds(work, config, cameras, tell)
-    _write_ply(work / "points.ply", points.xyz, points.rgb)
-    _write_json(work / "transforms.json", transforms(config, cameras))
+    ply = "points.ply" if len(points.xyz) else None
+    if ply:
+        _write_ply(work / ply, points.xyz, points.rgb)
+    _write_json(work / "transforms.json", transforms(config, cameras, ply))
     _write_json(work / "instances.json", _instances(scene))
     if config.dynamic:
         _write_json(work / "motions.json", _motions(scene, config))
@@ -165,8 +173,11 @@ def frame_name(view: int) -> str:
     return f"frame_{view + 1:05d}.png"
 
 
-def transforms(config: GalleryConfig, cameras: List[Camera]) -> Dict[str, Any]:
-    """nerfstudio's ``transforms.json``: OpenGL camera-to-world matrices, metres, z up."""
+def transforms(config: GalleryConfig, cameras: List[Camera], ply: Optional[str]) -> Dict[str, Any]:
+    """nerfstudio's ``transforms.json``: OpenGL camera-to-world matrices, metres, z up.
+
+    nerfstudio wants at least one view in each split, so without held-out views it evaluates on those it trains on.
+    """
     first = cameras[0]
     frames = []
     for view, camera in enumerate(cameras):
@@ -192,7 +203,7 @@ def transforms(config: GalleryConfig, cameras: List[Camera]) -> Dict[str, Any]:
         "k2": 0.0,
         "p1": 0.0,
         "p2": 0.0,
-        "ply_file_path": "points.ply",
+        **({"ply_file_path": ply} if ply else {}),
         "train_filenames": train,
         "val_filenames": test or train,
         "test_filenames": test or train,
