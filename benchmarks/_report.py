@@ -139,7 +139,9 @@ def _cell(value: Any) -> str:
         return str(value)
     if value != 0 and abs(value) < 1e-3:
         return f"{value:.1e}"
-    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    if abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) >= 10 else f"{value:.3g}"
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,7 +11,8 @@ import time
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import LANES, fma, load, splat, store
+from nts_plugins.kernels.vector_math import fma
+from nts_plugins.kernels.vectors import LANES, load, splat, store
 
 CHAINS = 10
 """Sums that do not depend on each other: enough to hide the latency of two units of four to five cycles."""

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Quality over time: ``ns-train splat`` to a number of iterations, ``ns-eval``, on to the next number, and so on.
+
+    python -m benchmarks.quality
+    python -m benchmarks.quality --cases fox:0.5 gallery:1 --marks 1000 7000
+    python -m benchmarks.quality --method-options "--pipeline.model.strategy mcmc" --name quality_mcmc
+
+A case is a scene and the scale of its pictures. The gallery is made on the spot; the others are real captures in
+../shared/data, or in the folder that NTS_TEST_DATA names, and are left out where that is missing. Start it again after
+an interruption: what is finished is not measured again, and training goes on from the last mark.
+"""
+
+import json
+import os
+import shlex
+import shutil
+import statistics
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import tyro
+from PIL import Image
+
+from benchmarks._commands import run_command
+from benchmarks._report import Report
+from nts_plugins.errors import InputError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
+"""Dataparser of scenes that are not in nerfstudio's own format."""
+PICTURES = 3
+"""Test views in the picture that is kept for looking at."""
+
+
+@dataclass
+class Options:
+    """Measure quality over time."""
+
+    cases: Tuple[str, ...] = (
+        *("gallery:1", "fox:0.5", "fox:1", "lund_street:0.5", "llff_fern:0.5", "nerf_chair:0.5", "nerf_chair:1"),
+    )
+    """Scene and scale of its pictures, as scene:scale."""
+    marks: Tuple[int, ...] = (1000, 2000, 7000)
+    """Iterations after which to evaluate."""
+    method: str = "splat"
+    """Method to train."""
+    method_options: str = ""
+    """Options of ns-train, as one string."""
+    work: Path = REPOSITORY / "outputs" / "benchmarks"
+    """Folder of runs, logs and pictures. Pictures show other people's photographs: do not publish them unasked."""
+    name: str = "quality"
+    """Name of the result."""
+    force: bool = False
+    """Measure again what is finished."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scene at a scale."""
+
+    scene: str
+    scale: float
+
+    @staticmethod
+    def parse(text: str) -> "Case":
+        scene, _, scale = text.partition(":")
+        try:
+            return Case(scene, float(scale or 1))
+        except ValueError as error:
+            raise InputError(f"--cases {text}: expected scene:scale, as in fox:0.5") from error
+
+    @property
+    def label(self) -> str:
+        return f"{self.scene}_{self.scale:g}"
+
+
+@dataclass
+class Stage:
+    """What training from one mark to the next took. Kept beside the run, so that an interruption loses nothing."""
+
+    iterations: int
+    command_seconds: float
+    """Wall time of the ns-train process."""
+    loop_seconds: float
+    """From the first iteration to the end of the last."""
+    milliseconds: float
+    """Of an iteration, median of the last hundred."""
+    peak_mib: int
+
+
+@dataclass
+class Progress:
+    """Rows that are finished, and how fast it goes."""
+
+    rows: List[Dict[str, Any]] = field(default_factory=list)
+    spent: float = 0.0
+    iterations: int = 0
+
+    def find(self, case: Case, mark: int) -> Optional[Dict[str, Any]]:
+        keys = (case.scene, case.scale, mark)
+        return next((row for row in self.rows if (row["scene"], row["scale"], row["iterations"]) == keys), None)
+
+    def time_left(self, iterations: int) -> str:
+        """Guess from the iterations done so far; "unknown" before the first."""
+        if self.iterations == 0:
+            return "unknown"
+        return f"about {iterations * self.spent / self.iterations / 60:.0f} min"
+
+
+def main(options: Options) -> None:
+    """Measure every case at every mark, writing the report after each."""
+    report = Report(options.name, f"Quality over time: {options.method}")
+    report.provenance["method"] = f"{options.method} {options.method_options}".strip()
+    progress = Progress(rows=[] if options.force else finished_rows(report))
+    cases = [
+        (case, data) for case in map(Case.parse, options.cases) if (data := locate(case, options.work)) is not None
+    ]
+    marks = sorted(set(options.marks))
+    to_do = [(case, data, mark) for case, data in cases for mark in marks if progress.find(case, mark) is None]
+    for case in {case.label: case for case, _, _ in to_do}.values() if options.force else ():
+        shutil.rmtree(run_folder(options, case), ignore_errors=True)
+    for number, (case, data, mark) in enumerate(to_do, start=1):
+        left = sum(each - previous_mark(marks, each) for _, _, each in to_do[number - 1 :])
+        print(
+            f"[{number}/{len(to_do)}] {case.label} to {mark} iterations; left: {progress.time_left(left)}", flush=True
+        )
+        start = time.perf_counter()
+        row = measure(options, case, data, [each for each in marks if each <= mark])
+        progress.rows.append(row)
+        progress.spent += time.perf_counter() - start
+        progress.iterations += mark - previous_mark(marks, mark)
+        write(report, progress)
+        print(
+            f"      {row['PSNR']:.2f} dB, SSIM {row['SSIM']:.3f}, {row['splats']} splats, {row['ms']:.0f} ms/iteration"
+        )
+    print(f"written to {write(report, progress)}; pictures in {options.work / 'pictures'}")
+
+
+def previous_mark(marks: List[int], mark: int) -> int:
+    """The mark before this one, 0 before the first."""
+    return max((each for each in marks if each < mark), default=0)
+
+
+def finished_rows(report: Report) -> List[Dict[str, Any]]:
+    """Rows of an earlier, perhaps interrupted, measurement of the same name.
+
+    Raises:
+        InputError: when that measured something else.
+    """
+    path = report.paths()[0]
+    if not path.exists():
+        return []
+    earlier = json.loads(path.read_text())
+    if earlier.get("method") != report.provenance["method"]:
+        raise InputError(
+            f"{path} holds '{earlier.get('method')}', not '{report.provenance['method']}'. "
+            f"Use --name for another result, or --force to replace it."
+        )
+    return earlier["tables"][0]["rows"]
+
+
+def write(report: Report, progress: Progress) -> Path:
+    """Write all finished rows, by scene, scale and iterations."""
+    note = (
+        "Held-out views, every pixel. *training s*: first to last iteration, all marks before included; *commands s*: "
+        "the same with starting, reading and saving. *ms*: one iteration, median of the last hundred. *peak MiB*: of "
+        "ns-train."
+    )
+    report.tables.clear()
+    table = report.table("Held-out views", note)
+    table.rows = sorted(progress.rows, key=lambda row: (row["scene"], row["scale"], row["iterations"]))
+    return report.write()
+
+
+def locate(case: Case, work: Path) -> Optional[Path]:
+    """Folder of the scene's data; makes the gallery where it is asked for. None, with a notice, where it is missing."""
+    if case.scene == "gallery":
+        folder = work / "data" / "gallery"
+        run_command(["nts", "sample", "gallery", str(folder)], work / "logs" / "gallery.log")
+        return folder
+    captures = Path(os.environ.get("NTS_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
+    folder = captures / case.scene
+    if folder.is_dir():
+        return folder
+    print(f"{case.scene} is left out: there is no {folder}. NTS_TEST_DATA names another folder of captures.")
+    return None
+
+
+def run_folder(options: Options, case: Case) -> Path:
+    """Where nerfstudio keeps this run."""
+    return options.work / "runs" / options.name / case.label / options.method / "run"
+
+
+def measure(options: Options, case: Case, data: Path, marks: List[int]) -> Dict[str, Any]:
+    """Train to the last of ``marks``, from whichever of them is reached already, evaluate, and return the row."""
+    stages = [train(options, case, data, previous_mark(marks, mark), mark) for mark in marks]
+    results, pictures = evaluate(options, case, marks[-1])
+    width, height = Image.open(pictures[0]).size
+    save_montage(pictures, options.work / "pictures" / f"{options.name}_{case.label}_{marks[-1]}.png")
+    row = {
+        "scene": case.scene,
+        "scale": case.scale,
+        "image": f"{width // 2}x{height}",
+        "iterations": marks[-1],
+        "PSNR": results["psnr"],
+        "SSIM": results["ssim"],
+        "splats": round(results["gaussian_count"]),
+        "training s": round(sum(stage.loop_seconds for stage in stages), 1),
+        "ms": stages[-1].milliseconds,
+        "commands s": round(sum(stage.command_seconds for stage in stages), 1),
+        "peak MiB": max(stage.peak_mib for stage in stages),
+    }
+    return {**row, "LPIPS": results["lpips"]} if "lpips" in results else row
+
+
+def train(options: Options, case: Case, data: Path, begin: int, end: int) -> Stage:
+    """``ns-train`` from ``begin`` iterations to ``end``, unless that is done."""
+    folder = run_folder(options, case)
+    record = folder / f"stage-{end}.json"
+    if record.exists():
+        return Stage(**json.loads(record.read_text()))
+    command = [
+        "ns-train",
+        options.method,
+        "--data",
+        str(data),
+        "--output-dir",
+        str(options.work / "runs" / options.name),
+    ]
+    command += ["--experiment-name", case.label, "--timestamp", "run", "--vis", "tensorboard"]
+    command += ["--max-num-iterations", str(end), "--pipeline.datamanager.camera-res-scale-factor", str(case.scale)]
+    # Saved at the end alone: an interrupted stage then starts from the mark before it, and its time stays whole.
+    command += ["--steps-per-save", "100000000", "--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0"]
+    command += ["--load-dir", str(folder / "nerfstudio_models")] if begin > 0 else []
+    command += [*shlex.split(options.method_options), *PARSERS.get(case.scene, [])]
+    started = time.time()
+    usage = run_command(command, options.work / "logs" / f"{options.name}_{case.label}_{end}_train.log")
+    loop, milliseconds = read_times(folder, started)
+    stage = Stage(end, usage.seconds, loop, milliseconds, usage.peak_mib)
+    record.write_text(json.dumps(asdict(stage)))
+    return stage
+
+
+def read_times(folder: Path, started: float) -> Tuple[float, float]:
+    """Seconds of the training loop, and milliseconds of an iteration at its end, from nerfstudio's own log."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    files = [path for path in folder.glob("events.out.tfevents.*") if path.stat().st_mtime >= started - 1]
+    accumulator = EventAccumulator(str(max(files, key=lambda path: path.stat().st_mtime)), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    events = accumulator.Scalars("Train Iter (time)")
+    loop = events[-1].wall_time - events[0].wall_time + events[0].value
+    return loop, 1e3 * statistics.median(event.value for event in events[-100:])
+
+
+def evaluate(options: Options, case: Case, mark: int) -> Tuple[Dict[str, float], List[Path]]:
+    """``ns-eval``; returns the mean metrics and the pictures, photograph left, drawn right."""
+    label = f"{options.name}_{case.label}_{mark}"
+    output, pictures = options.work / "eval" / f"{label}.json", options.work / "eval" / label
+    shutil.rmtree(pictures, ignore_errors=True)
+    command = ["ns-eval", "--load-config", str(run_folder(options, case) / "config.yml"), "--output-path", str(output)]
+    run_command([*command, "--render-output-path", str(pictures)], options.work / "logs" / f"{label}_eval.log")
+    return json.loads(output.read_text())["results"], sorted(pictures.glob("*_img_*.png"))
+
+
+def save_montage(pictures: List[Path], path: Path) -> None:
+    """A few of the pictures, evenly chosen, one below the other."""
+    step = max(1, len(pictures) // PICTURES)
+    chosen = [Image.open(each).convert("RGB") for each in pictures[step // 2 :: step][:PICTURES]]
+    sheet = Image.new("RGB", (max(each.width for each in chosen), sum(each.height for each in chosen)))
+    top = 0
+    for each in chosen:
+        sheet.paste(each, (0, top))
+        top += each.height
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))

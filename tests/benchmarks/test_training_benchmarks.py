@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The benchmarks of training: parts of an iteration, and quality over time that survives an interruption."""
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import pytest
+import torch
+from PIL import Image
+
+from benchmarks import _commands, _report, iteration, quality
+from benchmarks._commands import Usage, run_command
+from benchmarks._report import Report
+from nts_plugins.errors import InputError
+
+# ------------------------------------------------------------------------------------------------ one iteration
+
+
+def test_a_part_inside_another_is_counted_once() -> None:
+    watch = iteration.Watch()
+
+    def inner() -> None:
+        time.sleep(0.02)
+
+    timed = watch.wrap(inner, lambda: "inner")
+    watch.begin_iteration()
+    with watch.part("outer"):
+        time.sleep(0.01)
+        timed()
+        time.sleep(0.01)
+    watch.begin_iteration()
+    first = watch.iterations[0]
+    assert first.parts["inner"].wall == pytest.approx(0.02, abs=0.008)
+    assert first.parts["outer"].wall == pytest.approx(0.02, abs=0.008)
+    assert first.total.wall == pytest.approx(0.04, abs=0.01)
+
+
+def test_functions_are_put_back() -> None:
+    class Owner:
+        def method(self) -> int:
+            return 1
+
+    owner = Owner()
+    with iteration._replaced(owner, "method", lambda: 2):
+        assert owner.method() == 2
+    assert owner.method() == 1 and "method" not in vars(owner)
+
+
+def test_iteration_benchmark_runs_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A real training of a few steps: kernels and host parts are told apart and add up to the iteration."""
+    monkeypatch.setattr(_report, "FOLDER", tmp_path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    iteration.main(iteration.Options(splats=(1500,), image=(96, 64), steps=12, warm_up=3, views=9, name="small"))
+    (table,) = json.loads((tmp_path / "small.json").read_text())["tables"]
+    rows: Dict[str, dict] = {row["part"]: row for row in table["rows"]}
+    total, kernels = rows["**iteration**"]["ms"], rows["**sum of kernels**"]["ms"]
+    assert 0 < kernels < total
+    for part in set(iteration.KERNELS.values()):
+        assert rows[part]["ms"] > 0, f"{part} was never seen"
+    for part in ("data", "strategy", "model around the kernels", "autograd around the kernels"):
+        assert rows[part]["ms"] > 0, f"{part} was never seen"
+    parts = sum(row["ms"] for name, row in rows.items() if not name.startswith("**"))
+    assert parts == pytest.approx(total, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------------------ commands
+
+
+def test_a_command_is_accounted_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_commands.shutil, "which", lambda name: sys.executable)
+    code = "import time; block = bytearray(80 * 2**20); print('made', len(block)); time.sleep(0.1)"
+    usage = run_command(["some-python", "-c", code], tmp_path / "logs" / "log")
+    assert 80 < usage.peak_mib < 400 and 0.1 < usage.seconds < 30
+    assert (tmp_path / "logs" / "log").read_text() == f"made {80 * 2**20}\n"
+    # A second, smaller process has a smaller peak: each is accounted for alone.
+    assert run_command(["some-python", "-c", "pass"], tmp_path / "log").peak_mib < 80
+
+
+def test_a_command_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_commands.shutil, "which", lambda name: sys.executable)
+    with pytest.raises(InputError, match="failed.*\n.*no such scene"):
+        run_command(["some-python", "-c", "raise SystemExit('no such scene')"], tmp_path / "log")
+    monkeypatch.setattr(_commands.shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match="nothing-like-it is not installed"):
+        run_command(["nothing-like-it"], tmp_path / "log")
+
+
+# ------------------------------------------------------------------------------------------------ quality over time
+
+
+class FakeCommands:
+    """Stands in for ns-train and ns-eval: leaves the files that they leave, and remembers what was asked."""
+
+    def __init__(self) -> None:
+        self.calls: List[List[str]] = []
+        self.fail_at = ""
+
+    def __call__(self, command: List[str], log: Path) -> Usage:
+        self.calls.append(command)
+        label = f"{command[0]} {log.stem}"
+        if self.fail_at and self.fail_at in label:
+            raise InputError("disk full")
+        if command[0] == "ns-train":
+            base = Path(command[command.index("--output-dir") + 1])
+            folder = base / command[command.index("--experiment-name") + 1] / "splat" / "run"
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.yml").write_text("config")
+        if command[0] == "ns-eval":
+            pictures = Path(command[command.index("--render-output-path") + 1])
+            pictures.mkdir(parents=True)
+            for index in range(4):
+                Image.new("RGB", (40, 15), (60 * index, 0, 0)).save(pictures / f"eval_img_{index:04d}.png")
+            output = Path(command[command.index("--output-path") + 1])
+            metrics = {"psnr": 20.0 + len(self.calls), "ssim": 0.5, "gaussian_count": 123.0}
+            output.write_text(json.dumps({"results": metrics}))
+        return Usage(10.0, 700)
+
+    def trainings(self) -> List[Tuple[str, str]]:
+        """Iterations asked for, and whether training began from a checkpoint."""
+        picked = [call for call in self.calls if call[0] == "ns-train"]
+        return [(c[c.index("--max-num-iterations") + 1], "on" if "--load-dir" in c else "new") for c in picked]
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeCommands:
+    fake = FakeCommands()
+    monkeypatch.setattr(quality, "run_command", fake)
+    monkeypatch.setattr(quality, "read_times", lambda folder, started: (4.0, 25.0))
+    monkeypatch.setattr(_report, "FOLDER", tmp_path / "results")
+    (tmp_path / "data" / "fox").mkdir(parents=True)
+    monkeypatch.setenv("NTS_TEST_DATA", str(tmp_path / "data"))
+    return fake
+
+
+def options(tmp_path: Path, **changes) -> quality.Options:
+    values = {"cases": ("fox:0.5", "missing:1"), "marks": (10, 30), "work": tmp_path / "work", "name": "q"}
+    return quality.Options(**{**values, **changes})
+
+
+def rows(tmp_path: Path) -> List[dict]:
+    return json.loads((tmp_path / "results" / "q.json").read_text())["tables"][0]["rows"]
+
+
+def test_training_goes_on_from_mark_to_mark(
+    commands: FakeCommands, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    quality.main(options(tmp_path))
+    assert commands.trainings() == [("10", "new"), ("30", "on")]
+    first, second = rows(tmp_path)
+    assert (first["iterations"], first["training s"], first["commands s"], first["image"]) == (10, 4.0, 10.0, "20x15")
+    assert (second["iterations"], second["training s"], second["commands s"], second["splats"]) == (30, 8.0, 20.0, 123)
+    sheet = Image.open(tmp_path / "work" / "pictures" / "q_fox_0.5_30.png")
+    assert sheet.size == (40, 45)
+    out = capsys.readouterr().out
+    assert "missing is left out" in out and "left: unknown" in out and "left: about" in out
+
+
+def test_finished_rows_are_not_measured_again(commands: FakeCommands, tmp_path: Path) -> None:
+    commands.fail_at = "30_train"
+    with pytest.raises(InputError):
+        quality.main(options(tmp_path))
+    assert [row["iterations"] for row in rows(tmp_path)] == [10]
+    commands.fail_at, commands.calls = "", []
+    quality.main(options(tmp_path))
+    assert commands.trainings() == [("30", "on")], "the first stage was done"
+    commands.calls = []
+    quality.main(options(tmp_path))
+    assert commands.calls == []
+    quality.main(options(tmp_path, force=True))
+    assert commands.trainings() == [("10", "new"), ("30", "on")]
+
+
+def test_other_settings_need_another_name(commands: FakeCommands, tmp_path: Path) -> None:
+    quality.main(options(tmp_path, marks=(10,)))
+    with pytest.raises(InputError, match="Use --name for another result"):
+        quality.main(options(tmp_path, method_options="--pipeline.model.strategy mcmc"))
+    quality.main(options(tmp_path, marks=(10,), name="mcmc", method_options="--pipeline.model.strategy mcmc"))
+    assert "mcmc" in commands.calls[-2]
+
+
+def test_case_that_cannot_be_read() -> None:
+    assert quality.Case.parse("fox") == quality.Case("fox", 1.0)
+    with pytest.raises(InputError, match="expected scene:scale"):
+        quality.Case.parse("fox:half")
+
+
+def test_times_come_from_the_log(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    started = time.time()
+    with SummaryWriter(log_dir=str(tmp_path)) as writer:
+        for step in range(150):
+            writer.add_scalar("Train Iter (time)", 0.5 if step < 50 else 0.02, step, walltime=1000.0 + 0.1 * step)
+    loop, milliseconds = quality.read_times(tmp_path, started)
+    assert loop == pytest.approx(14.9 + 0.5, abs=1e-3)
+    assert milliseconds == pytest.approx(20.0, abs=1e-3)
+
+
+def test_provenance_names_the_method(tmp_path: Path) -> None:
+    report = Report("x", "X", folder=tmp_path)
+    assert quality.finished_rows(report) == []
