@@ -3,6 +3,7 @@
 
 import json
 import math
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Iterator, Sequence, Tuple
@@ -101,7 +102,15 @@ def check_files(paths: Sequence[Path], kind: str) -> None:
     missing = [path for path in paths if not Path(path).is_file()]
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise InputError(f"The {kind} {missing[0]}{more} does not exist. Check the paths that the data names.")
+        hint = "Check the paths that the data names."
+        reduced = re.fullmatch(r".*_(\d+)", Path(missing[0]).parent.name)
+        if reduced and not Path(missing[0]).parent.is_dir():
+            factor = 1 / int(reduced[1])
+            hint = (
+                f"A downscale factor needs a folder of pictures made beforehand. Without one, shrink them while they "
+                f"are read: --pipeline.datamanager.camera-res-scale-factor {factor:g}."
+            )
+        raise InputError(f"The {kind} {missing[0]}{more} does not exist. {hint}")
 
 
 def check_cameras(cameras: Cameras, names: Sequence[Path]) -> None:
@@ -150,6 +159,17 @@ def image_size(path: Path) -> Tuple[int, int]:
     try:
         with Image.open(path) as image:
             return image.size
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def has_alpha(path: Path) -> bool:
+    """Whether the file's header announces transparency."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as image:
+            return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
     except Exception as error:
         raise _unreadable(path, error) from error
 

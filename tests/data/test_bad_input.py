@@ -104,6 +104,13 @@ def test_missing_folder(tmp_path: Path) -> None:
     assert "nowhere" in said and "ns-process-data" in said
 
 
+def test_downscale_factor_without_the_reduced_pictures(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "capture", views=4)
+    options = ("nerfstudio-data", "--downscale-factor", "2")
+    said = train_expecting_failure(folder, tmp_path / "outputs", *options)
+    assert "images_2/000.png" in said and "--pipeline.datamanager.camera-res-scale-factor 0.5" in said
+
+
 @pytest.mark.parametrize("factor", ["0", "-1", "2", "nan"])
 def test_impossible_scale_factor(tmp_path: Path, factor: str) -> None:
     folder = write_capture(tmp_path / "capture", views=4)

@@ -79,6 +79,17 @@ def test_usable_device(requested: str, expected: str, monkeypatch: pytest.Monkey
     assert compat.usable_device("cuda:1") == "cuda:1"
 
 
+def test_evaluating_while_training_does_not_change_it(capture: Path, tmp_path: Path) -> None:
+    often = ("--steps-per-eval-batch", "2", "--steps-per-eval-image", "3", "--steps-per-eval-all-images", "5")
+    random = ("--pipeline.model.background-color", "random")
+    with_eval = runs.train("splat", capture, tmp_path / "with", 12, *random, *often)
+    without = runs.train("splat", capture, tmp_path / "without", 12, *random)
+    states = [torch.load(runs.checkpoint(run), weights_only=True)["pipeline"] for run in (with_eval, without)]
+    for name, value in states[0].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, states[1][name]), name
+
+
 def test_a_saved_config_trains_again(capture: Path, tmp_path: Path) -> None:
     """``ns-train splat --load-config`` of an earlier run."""
     run = runs.train("splat", capture, tmp_path / "outputs", 4, *OPTIONS)
