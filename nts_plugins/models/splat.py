@@ -4,23 +4,25 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
-from dataclasses import dataclass, field
+import threading
+from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from nts_plugins.appearance.background import Background
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
-from nts_plugins.data.cameras import View, view_of
+from nts_plugins.data.cameras import View, is_pinhole, view_of
 from nts_plugins.data.pyramid import ResolutionSchedule, Targets
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
@@ -194,6 +196,16 @@ class SplatModel(SplatfactoModel):
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
             )
         return outputs
+
+    @torch.no_grad()
+    def get_outputs_for_camera(self, camera: Cameras, obb_box: Optional[OrientedBox] = None) -> Dict[str, Tensor]:
+        """Draw for the viewer, rendering and evaluation, what lies inside a box; see :meth:`get_outputs`."""
+        if not is_pinhole(camera) and threading.current_thread() is not threading.main_thread():
+            # An error would end the viewer's drawing thread for good, and with it the viewer.
+            CONSOLE.print("[yellow]Splats are drawn through pinhole cameras only: the preview is a perspective one.")
+            camera = replace(camera, camera_type=torch.full_like(camera.camera_type, CameraType.PERSPECTIVE.value))
+        self.set_crop(obb_box)
+        return self.get_outputs(camera.to(self.device))
 
     def _draw(
         self,

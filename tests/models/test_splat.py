@@ -79,6 +79,17 @@ def test_only_pinhole_cameras_are_drawn(kind: CameraType) -> None:
         make_model().eval().get_outputs_for_camera(camera(kind=kind))
 
 
+def test_the_viewers_thread_survives_a_fisheye_preview() -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    model = make_model().eval()
+    fisheye = camera(kind=CameraType.FISHEYE)
+    with ThreadPoolExecutor(1) as viewer:
+        shown = viewer.submit(model.get_outputs_for_camera, fisheye).result()
+    assert torch.equal(shown["rgb"], model.get_outputs_for_camera(camera())["rgb"])
+    assert int(fisheye.camera_type) == CameraType.FISHEYE.value
+
+
 @pytest.mark.parametrize("strategy", ["default", "mcmc"])
 @pytest.mark.parametrize("mode", ["classic", "antialiased"])
 def test_training_learns_the_picture(strategy: str, mode: str) -> None:
