@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray
+_NO_SECOND_MAP = np.empty(0, np.float32)
+"""What OpenCV takes when the first map holds both coordinates."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,9 @@ class Undistortion:
             raise ValueError(
                 f"undistortion leaves no picture: the coefficients {coefficients.tolist()} are too strong."
             )
-        columns, rows = cv2.initUndistortRectifyMap(centred, coefficients, None, new, (width, height), cv2.CV_32FC1)
+        columns, rows = cv2.initUndistortRectifyMap(
+            centred, coefficients, np.eye(3), new, (width, height), cv2.CV_32FC1
+        )
         new = np.array(new, dtype=np.float64)
         new[0, 2] -= x
         new[1, 2] -= y
@@ -69,7 +73,7 @@ class Undistortion:
         import cv2
 
         mode = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
-        warped = cv2.remap(picture, self._map, None, mode, borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.remap(picture, self._map, _NO_SECOND_MAP, mode, borderMode=cv2.BORDER_REPLICATE)
         return warped.reshape(self.height, self.width, *picture.shape[2:])
 
 

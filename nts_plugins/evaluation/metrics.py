@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How close a picture is to a photograph. Pure functions of [H, W, 3] pictures in [0, 1], no gradient."""
 
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ class Lpips:
 
     def __init__(self, net: str = "alex") -> None:
         self.net = net
-        self._metric: Optional[torch.nn.Module] = None
+        self._metric: Any = None
         self._missing = False
 
     @torch.no_grad()
@@ -43,7 +43,6 @@ class Lpips:
         """Scalar distance of two [H, W, 3] pictures, or None where the backbone's weights are not on this machine."""
         if self._missing or not self._ready():
             return None
-        assert self._metric is not None
         images = [picture.clamp(0.0, 1.0).permute(2, 0, 1)[None] for picture in (prediction, target)]
         value = self._metric.to(prediction.device)(*images)
         self._metric.reset()

@@ -90,11 +90,11 @@ class EmbeddingHead(FeatureHead):
                 f"The maps {self.config.target!r} have {target.shape[-1]} channels, and the head {self.name!r} has "
                 f"{self.config.channels}. Set its `channels`."
             )
-        size = tuple(min(a, b) for a, b in zip(prediction.shape[:2], target.shape[:2], strict=True))
+        size = min(prediction.shape[0], target.shape[0]), min(prediction.shape[1], target.shape[1])
         return _shrink(prediction, size), _shrink(target.float(), size)
 
 
-def _shrink(features: Tensor, size: "tuple[int, ...]") -> Tensor:
+def _shrink(features: Tensor, size: "tuple[int, int]") -> Tensor:
     """[H, W, D] to a smaller height and width by averaging. Differentiable."""
     if tuple(features.shape[:2]) == size:
         return features

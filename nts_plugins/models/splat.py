@@ -162,7 +162,7 @@ class SplatModel(SplatfactoModel):
         self.info = {}  # It holds the graph of the step.
         for head in self._heads():
             if head.trains_at(step):
-                head.after_step(step, self.gauss_params)
+                head.after_step(step, self.splat_params())
 
     # ---- from a camera to pictures
 
@@ -244,9 +244,13 @@ class SplatModel(SplatfactoModel):
     def _drawn_params(self) -> Mapping[str, Tensor]:
         """Per-splat values inside the crop box; heads are cropped with the rest."""
         if self.crop_box is None or self.training:
-            return self.gauss_params
+            return self.splat_params()
         inside = self.crop_box.within(self.means).reshape(-1)
-        return {name: value[inside] for name, value in self.gauss_params.items()}
+        return {name: value[inside] for name, value in self.splat_params().items()}
+
+    def splat_params(self) -> Dict[str, Tensor]:
+        """Per-splat values [N, ...] by name, those of heads included."""
+        return dict(self.gauss_params.items())
 
     def _gaussians(self, params: Mapping[str, Tensor]) -> Gaussians:
         sh, sh_rest = self.appearance.coefficients(params, self.step)
@@ -359,7 +363,7 @@ class SplatModel(SplatfactoModel):
 
     @property
     def colors(self) -> Tensor:
-        return self.appearance.base_colors(self.gauss_params)
+        return self.appearance.base_colors(self.splat_params())
 
     @property
     def shs_0(self) -> Tensor:

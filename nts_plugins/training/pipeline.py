@@ -55,7 +55,7 @@ class SplatPipeline(VanillaPipeline):
             )
         was_training = self.training
         self.eval()
-        self.model.background.restore()
+        _restore_background(self.model)
         metrics: List[Dict[str, float]] = []
         rows: List[image_protocol.Row] = []
         for index, (camera, batch) in enumerate(track(data_loader, "Evaluating all images", transient=True)):
@@ -72,7 +72,7 @@ class SplatPipeline(VanillaPipeline):
         return image_protocol.average(metrics, with_std=get_std)
 
     def get_eval_image_metrics_and_images(self, step: int) -> Any:
-        self.model.background.restore()
+        _restore_background(self.model)
         return super().get_eval_image_metrics_and_images(step)
 
     def _timed_render(self, camera: Any) -> "tuple[float, Dict[str, Any]]":
@@ -86,6 +86,11 @@ class SplatPipeline(VanillaPipeline):
     def _image_name(self, batch: Dict[str, Any]) -> str:
         dataset = self.datamanager.eval_dataset
         return dataset.image_filenames[int(batch["image_idx"])].name if dataset is not None else str(batch["image_idx"])
+
+
+def _restore_background(model: Any) -> None:
+    """The viewer gives the model its own background whenever it draws, and metrics must not depend on that."""
+    model.background.restore()
 
 
 def _save(pictures: Dict[str, torch.Tensor], folder: Path, prefix: str, index: int) -> None:

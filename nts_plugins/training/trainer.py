@@ -70,7 +70,7 @@ class SplatTrainer(Trainer):
         device = compat.usable_device(config.machine.device_type)
         if device != config.machine.device_type:
             CONSOLE.print(f"[yellow]torch finds no {config.machine.device_type} device here: training on the {device}.")
-            config.machine.device_type = device
+            config.machine.device_type = device  # type: ignore[assignment]
         super().__init__(config, local_rank, world_size)
         self._save_failed: Optional[str] = None
 

@@ -15,6 +15,10 @@ class PcaColors(nn.Module):
         channels: of a feature.
     """
 
+    mean: Tensor
+    axes: Tensor
+    spread: Tensor
+
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(channels))
