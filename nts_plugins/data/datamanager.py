@@ -85,6 +85,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         dataset.metadata["camera_extent"] = checks.camera_extent(poses)
         dataset.metadata["random_region"] = region_in_view(poses)
         color = self.train_dataparser_outputs.alpha_color
+        dataset.metadata["has_alpha"] = self.test_mode != "inference" and checks.has_alpha(dataset.image_filenames[0])
         dataset.metadata["alpha_color"] = None if color is None else [float(value) for value in color]
         return dataset
 

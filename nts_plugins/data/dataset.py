@@ -105,6 +105,19 @@ class SplatDataset(InputDataset):
         warp = self._undistortions[image_idx]
         return image if warp is None else warp.apply(image)
 
+    def get_image_uint8(self, image_idx: int) -> Tensor:
+        """The picture as :meth:`get_numpy_image` gives it.
+
+        Unlike nerfstudio's, pictures with an alpha channel keep it although the dataparser names an ``alpha_color``:
+        the model puts that colour behind them. So training can vary the background, and nothing has to be painted in
+        the colour of the background, floating in front of it.
+        """
+        return torch.from_numpy(self.get_numpy_image(image_idx))
+
+    def get_image_float32(self, image_idx: int) -> Tensor:
+        """The same in [0, 1]."""
+        return self.get_image_uint8(image_idx).float() / 255.0
+
     def align(self, image_idx: int, values: npt.NDArray, *, labels: bool = False) -> npt.NDArray:
         """Bring a map that was made from the file on disk into register with the picture: resize and undistort it.
 

@@ -8,6 +8,10 @@ from torch import Tensor
 
 from nts_plugins.gaussians.initialise import from_points, random_in_cube
 
+RANDOM_OPACITY = 0.02
+"""Opacity of splats that fill space at random. At the usual 0.1 they are a fog that hides the scene from its own
+cameras, and most of training goes into clearing it: on a Blender scene 1000 steps reached 19 dB instead of 29."""
+
 SeedPoints = Tuple[Tensor, Tensor]
 
 
@@ -22,13 +26,15 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
     Returns:
         As :mod:`nts_plugins.gaussians.initialise`.
     """
+    at_points = seed_points is not None and len(seed_points[0]) > 0 and not config.random_init
     is_mcmc = config.strategy == "mcmc"
+    opacity = 0.5 if is_mcmc else 0.1 if at_points else RANDOM_OPACITY
     options = {
         "sh_degree": config.sh_degree,
-        "opacity": config.initial_opacity if config.initial_opacity is not None else (0.5 if is_mcmc else 0.1),
+        "opacity": config.initial_opacity if config.initial_opacity is not None else opacity,
         "scale": config.initial_scale if config.initial_scale is not None else (0.1 if is_mcmc else 1.0),
     }
-    if seed_points is not None and len(seed_points[0]) > 0 and not config.random_init:
+    if at_points:
         return from_points(*seed_points, **options)
     center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 3.0))
     splats = random_in_cube(config.num_random, config.random_scale * side, **options)

@@ -59,8 +59,9 @@ class SplatModelConfig(ModelConfig):
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM in the loss; the mean absolute error has the rest."""
     background_color: Literal["auto", "random", "black", "white"] = "auto"
-    """Behind the splats. "auto" is the colour that the data were composited on (``blender-data --alpha-color``), else
-    black; "random" is another colour in each step, so that surfaces become opaque."""
+    """Behind the splats, and behind pictures with an alpha channel. "random" is another colour in each training step,
+    so that nothing can hide in front of the background by taking its colour. "auto" trains like that where pictures
+    have alpha; else, and for evaluation and display, it is the data's ``--alpha-color``, or black where it has none."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased splats keep their energy when small on the screen. Viewers of exported files expect classic."""
     random_init: bool = False
@@ -70,7 +71,7 @@ class SplatModelConfig(ModelConfig):
     random_scale: float = 1.0
     """Factor on the cube they fill, see :func:`nts_plugins.data.cameras.region_in_view`."""
     initial_opacity: Optional[float] = None
-    """Opacity at the start; None takes the strategy's own, 0.1 (default) or 0.5 (mcmc)."""
+    """Opacity at the start; None takes 0.1 at seed points, 0.02 at random places, and 0.5 for mcmc."""
     initial_scale: Optional[float] = None
     """Size at the start, relative to the distance of the nearest neighbours; None takes 1 (default) or 0.1 (mcmc)."""
     use_scale_regularization: bool = False
