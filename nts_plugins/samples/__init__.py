@@ -7,9 +7,18 @@ once; the rest is loaded when it is first asked for, so that a command line can 
 """
 
 import importlib
-from typing import Any, List
+from typing import TYPE_CHECKING, Any, List
 
 from nts_plugins.samples._config import GalleryConfig
+
+if TYPE_CHECKING:
+    from nts_plugins.samples.cameras import Camera, look_at
+    from nts_plugins.samples.gallery import build_gallery, walk
+    from nts_plugins.samples.photographs import PhotographMissing
+    from nts_plugins.samples.scene import Scene
+    from nts_plugins.samples.seeds import SeedFinder
+    from nts_plugins.samples.tracer import Tracer, View
+    from nts_plugins.samples.writer import SampleError, write_gallery
 
 _LAZY = {
     "Camera": "cameras",

@@ -175,7 +175,7 @@ def _pack_textures(
         while max(levels[-1].shape[:2]) > 1:
             height, width = levels[-1].shape[:2]
             size = (max(1, width // 2), max(1, height // 2))
-            levels.append(cv2.resize(levels[-1], size, interpolation=cv2.INTER_AREA))
+            levels.append(np.asarray(cv2.resize(levels[-1], size, interpolation=cv2.INTER_AREA), np.float32))
         pyramids.append(levels)
     table = np.zeros((len(pyramids), max(map(len, pyramids)), 3), np.int64)
     first, flat = 0, []

@@ -2,10 +2,10 @@
 """A pinhole camera, and how to point it."""
 
 from dataclasses import dataclass
-from typing import Sequence, Tuple
+from typing import Tuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def focal_from_fov(width: int, degrees: float) -> float:
     return 0.5 * width / float(np.tan(np.radians(degrees) / 2.0))
 
 
-def look_at(position: Sequence[float], target: Sequence[float]) -> NDArray[np.float64]:
+def look_at(position: ArrayLike, target: ArrayLike) -> NDArray[np.float64]:
     """[4, 4] OpenGL camera-to-world matrix that looks from a place at a target, upright (z is up)."""
     back = np.asarray(position, dtype=np.float64) - np.asarray(target, dtype=np.float64)
     back /= np.linalg.norm(back)

@@ -102,7 +102,7 @@ def _build_room(scene: Scene, seed: int) -> None:
     for wall, (name, paint) in paints.items():
         middle, right, front = _wall_frame(wall)
         rotation = _facing(right, front)
-        along = abs(right @ (HALF_X, HALF_Y, 0.0))
+        along = float(abs(right @ (HALF_X, HALF_Y, 0.0)))
         half = (along, HEIGHT / 2, 1)
         instance = scene.name(name, "structure")
         scene.add("rectangle", middle + UP * HEIGHT / 2, half, paint, instance, rotation=rotation)

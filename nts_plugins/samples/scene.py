@@ -6,12 +6,13 @@ moved to ``centre``. Rectangles are seen from their front only, so that a camera
 """
 
 from dataclasses import dataclass, field
-from typing import Dict, List, Literal, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, Literal, Optional, Protocol, Sequence, Tuple, Union
 
 import numpy as np
 from numpy.typing import NDArray
 
-Vector = Sequence[float]
+Vector = Union[Sequence[float], NDArray[Any]]
+"""Three numbers, metres, world axes unless it says otherwise."""
 Shape = Literal["rectangle", "box", "sphere", "cylinder"]
 
 
@@ -104,7 +105,7 @@ class Scene:
 
     def add(self, shape: Shape, centre: Vector, half_size: Vector, material: Material, instance: int, **more) -> Solid:
         """Put a solid into the scene; ``more`` are ``rotation`` and ``motion``."""
-        solid = Solid(shape, tuple(centre), tuple(half_size), material, instance, **more)
+        solid = Solid(shape, centre, half_size, material, instance, **more)
         self.solids.append(solid)
         return solid
 

@@ -36,7 +36,8 @@ def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Sequenc
         along = (frequencies * n * (stretch[k] if stretch else 1.0)).astype(np.float32) ** 2
         square = square + along.reshape([-1 if axis == k else 1 for axis in range(len(shape))])
     square.flat[0] = np.inf
-    field = fft.irfftn(fft.rfftn(white) * square ** np.float32(-smoothness / 2.0), shape)
+    spectrum = np.asarray(fft.rfftn(white)) * square ** np.float32(-smoothness / 2.0)
+    field = np.asarray(fft.irfftn(spectrum, shape), np.float32)
     return field / field.std()
 
 
@@ -196,7 +197,9 @@ def _on_sphere(size: int) -> NDArray[np.float64]:
 def _sphere_noise(size: int, smoothness: float, seed: int, scale: float = 12.0) -> NDArray[np.float64]:
     """Noise on a map of the globe, without a seam and without pinched poles: it is cut out of a block of noise."""
     block = noise((64, 64, 64), smoothness, seed)
-    return map_coordinates(block, 32.0 + _on_sphere(size) * scale, order=3, mode="grid-wrap")
+    return np.asarray(map_coordinates(block, 32.0 + _on_sphere(size) * scale, order=3, mode="grid-wrap")).astype(
+        np.float64
+    )
 
 
 @remembered

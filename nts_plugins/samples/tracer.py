@@ -6,18 +6,27 @@ on a surface therefore does not depend on the view; mirrors and lacquer are trac
 """
 
 import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Callable, Iterable, List, Optional
+from functools import partial
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nts_plugins.samples import _light, _rays
 from nts_plugins.samples._pack import FACES, Packed, move, pack
+from nts_plugins.samples._threads import in_threads
 from nts_plugins.samples.cameras import Camera
 from nts_plugins.samples.color import to_srgb
 from nts_plugins.samples.scene import Scene
+
+Geometry = Tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int32]]
+"""Depth [H, W], normals [H, W, 3] and ids [H, W], as in :class:`View`."""
+
+SHADOW_RAYS = 4
+"""Squared: rays from a texel of the light maps to each lamp."""
+BOUNCES, BOUNCE_RAYS = 3, 128
+"""How often light is sent on, and the rays that gather it for a texel."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,42 +83,41 @@ class Tracer:
         _light.trace_colors(packed, camera.camera_to_world, camera.focal, samples, colors, np.empty(5))
         return View(camera, time, to_srgb(colors), depth, normals, ids)
 
-    def geometry(self, camera: Camera, time: float = 0.0):
+    def geometry(self, camera: Camera, time: float = 0.0) -> Geometry:
         """Depth, normals and ids of :class:`View` without the picture, which is most of the work."""
         return self._geometry(self._at(time), camera)
 
-    def _geometry(self, packed: Packed, camera: Camera):
+    def _geometry(self, packed: Packed, camera: Camera) -> Geometry:
         shape = (camera.height, camera.width)
         depth, normals, primitives = np.zeros(shape), np.zeros((*shape, 3)), np.zeros(shape, np.int64)
         _rays.trace_geometry(packed, camera.camera_to_world, camera.focal, depth, normals, primitives)
         return depth, normals, self._ids[primitives]
 
     def _at(self, time: float) -> Packed:
+        """The scene at a time, with the bounced light around everything that moves."""
         packed = move(self._packed, self._solids, time)
-        for k, cube in enumerate(packed.ambient):
-            _light.ambient_cube(packed, *packed.bound[packed.n_fixed + k, :3], 64, cube)
+        for cube, (x, y, z, _) in zip(packed.ambient, packed.bound[packed.n_fixed :], strict=True):
+            _light.ambient_cube(packed, x, y, z, 64, cube)
         return packed
 
     def _bake(self, progress: Callable[[int, int], None]) -> None:
-        """Direct light of every face, then three rounds of bounces, each from the light found so far."""
+        """Direct light of every face, then rounds of bounces, each from the light found so far."""
         packed = self._packed
         faces = [(i, f) for i in range(packed.n_fixed) for f in range(FACES[self._solids[i].shape])]
         faces.sort(key=lambda item: -packed.maps[item[0], item[1], 1] * packed.maps[item[0], item[1], 2])
-        rounds, done = 3, 0
-        for stage in range(1 + rounds):
+        total, done = len(faces) * (1 + BOUNCES), 0
+        for _ in in_threads(
+            self.threads, lambda face: _light.bake_direct(packed, face[0], face[1], SHADOW_RAYS), faces
+        ):
+            done += 1
+            progress(done, total)
+        for _ in range(BOUNCES):
             after = np.zeros_like(packed.bounced)
-            bake = (
-                (lambda face: _light.bake_direct(packed, face[0], face[1], 4))
-                if stage == 0
-                else (lambda face, out=after: _light.bake_bounced(packed, face[0], face[1], 128, out))
-            )
-            for _ in self._run(bake, faces):
+            gather = partial(self._gather, after)
+            for _ in in_threads(self.threads, gather, faces):
                 done += 1
-                progress(done, len(faces) * (1 + rounds))
-            if stage > 0:
-                packed.bounced[:] = after
+                progress(done, total)
+            packed.bounced[:] = after
 
-    def _run(self, function: Callable, items: Iterable) -> List:
-        """Call a function on every item, in threads (the kernels let go of the interpreter's lock)."""
-        with ThreadPoolExecutor(self.threads) as pool:
-            return list(pool.map(function, items))
+    def _gather(self, after: NDArray[np.float32], face: Tuple[int, int]) -> None:
+        _light.bake_bounced(self._packed, face[0], face[1], BOUNCE_RAYS, after)

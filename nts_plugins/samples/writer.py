@@ -4,7 +4,6 @@
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from nts_plugins.samples._config import GalleryConfig
 from nts_plugins.samples._folder import whole_folder
 from nts_plugins.samples._readme import README
+from nts_plugins.samples._threads import in_threads
 from nts_plugins.samples.cameras import Camera
 from nts_plugins.samples.gallery import build_gallery, walk
 from nts_plugins.samples.photographs import PHOTOGRAPHS
@@ -126,19 +126,13 @@ def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> N
     for name in ("images", "depths", "normals", "instances"):
         (work / name).mkdir()
 
-    def photograph(view: int) -> int:
+    def photograph(view: int) -> None:
         picture = tracer.view(cameras[view], config.time(view) or 0.0, samples=config.samples)
         _write_view(work, view, picture)
-        return view
 
     tell("pictures", 0, config.views)
-    with ThreadPoolExecutor(threads) as pool:
-        try:
-            for done, _ in enumerate(pool.map(photograph, range(config.views))):
-                tell("pictures", done + 1, config.views)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    for done, _ in enumerate(in_threads(threads, photograph, range(config.views))):
+        tell("pictures", done + 1, config.views)
     points = _find_seeds(work, config, cameras, tell)
     ply = "points.ply" if len(points.xyz) else None
     if ply:
