@@ -14,14 +14,15 @@ class Background:
     """The colour behind the splats.
 
     Args:
-        name: "black", "white", "random" (another colour in each training step, so that surfaces become opaque), or
-            "auto" for the colour that the data were composited on, else black.
-        data_color: the data's own colour, three numbers in [0, 1]; None where the data has none.
+        name: "black"; "white"; "data", the colour that the data names, else black; "random", another colour in each
+            training step; or "auto", which is "random" in training where pictures have alpha, and else "data".
+        data_color: the colour that the data names, three numbers in [0, 1]; None where it names none.
+        has_alpha: whether the pictures have an alpha channel, so that any colour can be put behind them.
     """
 
-    def __init__(self, name: str, data_color: Optional[Sequence[float]] = None) -> None:
-        self.is_random = name == "random"
-        if name == "auto" and data_color is not None:
+    def __init__(self, name: str, data_color: Optional[Sequence[float]] = None, *, has_alpha: bool = False) -> None:
+        self.is_random = name == "random" or (name == "auto" and has_alpha)
+        if name in ("auto", "data") and data_color is not None:
             self._own = torch.tensor([float(value) for value in data_color])
         else:
             self._own = {"random": torch.tensor(VIEWER_GREY), "white": torch.ones(3)}.get(name, torch.zeros(3))

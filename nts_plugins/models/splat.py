@@ -58,10 +58,10 @@ class SplatModelConfig(ModelConfig):
     """Steps after which the resolution is doubled."""
     ssim_lambda: float = 0.2
     """Weight of 1 - SSIM in the loss; the mean absolute error has the rest."""
-    background_color: Literal["auto", "random", "black", "white"] = "auto"
+    background_color: Literal["auto", "data", "random", "black", "white"] = "auto"
     """Behind the splats, and behind pictures with an alpha channel. "random" is another colour in each training step,
-    so that nothing can hide in front of the background by taking its colour. "auto" trains like that where pictures
-    have alpha; else, and for evaluation and display, it is the data's ``--alpha-color``, or black where it has none."""
+    so that nothing can hide in front of the background by taking its colour. "data" is the data's ``--alpha-color``,
+    or black where it has none. "auto" trains with "random" where pictures have alpha, and is else "data"."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased splats keep their energy when small on the screen. Viewers of exported files expect classic."""
     random_init: bool = False
@@ -121,7 +121,9 @@ class SplatModel(SplatfactoModel):
         self.strategy = make_strategy(config.densify if config.strategy == "default" else config.mcmc)
         self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
-        self.background = Background(config.background_color, metadata.get("alpha_color"))
+        self.background = Background(
+            config.background_color, metadata.get("alpha_color"), has_alpha=bool(metadata.get("has_alpha"))
+        )
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()

@@ -156,6 +156,17 @@ def test_invisible_colour_does_not_bleed_into_shrunk_pictures(tmp_path: Path) ->
     torch.testing.assert_close(image[0, 12], torch.tensor([1.0, 0.0, 0.0, 0.5]), atol=0.01, rtol=0)
 
 
+def test_alpha_is_kept_for_the_model_to_put_a_colour_behind(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "capture")
+    for frame in load_meta(folder)["frames"]:
+        Image.fromarray(np.full((36, 48, 4), (255, 0, 0, 0), np.uint8)).save(folder / frame["file_path"])
+    outputs = NerfstudioDataParserConfig(data=folder).setup().get_dataparser_outputs(split="train")
+    outputs.alpha_color = torch.ones(3)
+    data = SplatDataset(outputs)
+    assert data.get_data(0, image_type="uint8")["image"][0, 0].tolist() == [255, 0, 0, 0]
+    assert data.get_data(0, image_type="float32")["image"][0, 0].tolist() == [1.0, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("mode", ["L", "LA", "P", "CMYK", "I;16", "1", "RGBA"])
 def test_every_common_kind_of_file_is_read(tmp_path: Path, mode: str) -> None:
     folder = write_capture(tmp_path / "capture")

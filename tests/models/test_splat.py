@@ -272,18 +272,23 @@ def test_random_start_fills_the_region_in_view() -> None:
     torch.testing.assert_close((high - low).detach(), torch.full((3,), 6.0), atol=0.2, rtol=0)
 
 
-def test_the_background_is_that_of_the_data() -> None:
-    for name, alpha_color, expected in (
-        ("auto", [1.0, 1.0, 1.0], 1.0),
-        ("auto", None, 0.0),
-        ("black", [1.0, 1.0, 1.0], 0.0),
-        ("white", None, 1.0),
-    ):
-        model = make_model(config(background_color=name), alpha_color=alpha_color)
-        for mode in (True, False):
-            assert torch.equal(
-                model.train(mode).get_outputs(camera())["background"].reshape(-1, 3)[0], torch.full((3,), expected)
-            )
+@pytest.mark.parametrize("name,alpha_color,expected", [("auto", 1.0, 1.0), ("data", 1.0, 1.0), ("auto", None, 0.0)])
+def test_the_background_is_that_of_the_data(name: str, alpha_color: "float | None", expected: float) -> None:
+    color = None if alpha_color is None else [alpha_color] * 3
+    model = make_model(config(background_color=name), alpha_color=color)
+    for mode in (True, False):
+        shown = model.train(mode).get_outputs(camera())["background"].reshape(-1, 3)[0]
+        assert torch.equal(shown, torch.full((3,), expected))
+
+
+def test_pictures_with_alpha_train_on_any_background() -> None:
+    white = {"alpha_color": [1.0, 1.0, 1.0], "has_alpha": True}
+    model = make_model(config(background_color="auto"), **white)
+    first, second = (model.train().get_outputs(camera())["background"] for _ in range(2))
+    assert not torch.equal(first, second)
+    assert bool((model.eval().get_outputs(camera())["background"] == 1.0).all())
+    fixed = make_model(config(background_color="data"), **white)
+    assert bool((fixed.train().get_outputs(camera())["background"] == 1.0).all())
 
 
 def test_what_the_exporter_reads() -> None:
