@@ -188,18 +188,18 @@ def crate(seed: int, size: int = 256) -> Texture:
 
 def _on_sphere(size: int) -> NDArray[np.float64]:
     """[3, size, 2 size] unit vectors of a map of the globe."""
-    v, u = np.meshgrid(
-        (np.arange(size) + 0.5) / size * np.pi, (np.arange(2 * size) + 0.5) / size * np.pi, indexing="ij"
-    )
-    return np.stack([-np.sin(v) * np.cos(u), -np.sin(v) * np.sin(u), np.cos(v)])
+    polar = (np.arange(size)[:, None] + 0.5) / size * np.pi
+    around = (np.arange(2 * size)[None] + 0.5) / size * np.pi - np.pi
+    flat = np.sin(polar)
+    parts = (flat * np.cos(around), flat * np.sin(around), np.cos(polar) + 0.0 * around)
+    return np.stack(parts).astype(np.float64)
 
 
 def _sphere_noise(size: int, smoothness: float, seed: int, scale: float = 12.0) -> NDArray[np.float64]:
     """Noise on a map of the globe, without a seam and without pinched poles: it is cut out of a block of noise."""
     block = noise((64, 64, 64), smoothness, seed)
-    return np.asarray(map_coordinates(block, 32.0 + _on_sphere(size) * scale, order=3, mode="grid-wrap")).astype(
-        np.float64
-    )
+    places = 32.0 + scale * _on_sphere(size)
+    return np.asarray(map_coordinates(block, places, order=3, mode="grid-wrap"), np.float64)
 
 
 @remembered

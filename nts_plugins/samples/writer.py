@@ -22,7 +22,7 @@ from nts_plugins.samples.seeds import SeedFinder, SeedPoints
 from nts_plugins.samples.tracer import Tracer, View
 
 GENERATOR = "nts sample gallery"
-VERSION = 3
+VERSION = 4
 """Raise it when the same options make other bytes."""
 
 Progress = Callable[[str, int, int], None]
