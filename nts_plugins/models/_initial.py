@@ -26,15 +26,16 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
     Returns:
         As :mod:`nts_plugins.gaussians.initialise`.
     """
-    at_points = seed_points is not None and len(seed_points[0]) > 0 and not config.random_init
+    if config.random_init or seed_points is None or len(seed_points[0]) == 0:
+        seed_points = None
     is_mcmc = config.strategy == "mcmc"
-    opacity = 0.5 if is_mcmc else 0.1 if at_points else RANDOM_OPACITY
+    opacity = 0.5 if is_mcmc else RANDOM_OPACITY if seed_points is None else 0.1
     options = {
         "sh_degree": config.sh_degree,
         "opacity": config.initial_opacity if config.initial_opacity is not None else opacity,
         "scale": config.initial_scale if config.initial_scale is not None else (0.1 if is_mcmc else 1.0),
     }
-    if at_points:
+    if seed_points is not None:
         return from_points(*seed_points, **options)
     center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 3.0))
     splats = random_in_cube(config.num_random, config.random_scale * side, **options)
