@@ -76,7 +76,7 @@ def test_a_command_is_accounted_for(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert 80 < usage.peak_mib < 400 and 0.1 < usage.seconds < 30
     assert (tmp_path / "logs" / "log").read_text() == f"made {80 * 2**20}\n"
     # A second, smaller process has a smaller peak: each is accounted for alone.
-    assert run_command(["some-python", "-c", "pass"], tmp_path / "log").peak_mib < 80
+    assert run_command(["some-python", "-c", "import time; time.sleep(0.3)"], tmp_path / "log").peak_mib < 80
 
 
 def test_a_command_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
