@@ -193,7 +193,7 @@ class _Harmonics(torch.autograd.Function):
         flat_rest = np.empty(0, np.float32) if rest is None else _flat(rest)
         inputs = (_numpy(means), _numpy(centre), _numpy(radii), _flat(first), first.shape[1], flat_rest, rest_bands)
         colors = np.empty(n * channels, np.float32)
-        run(harmonics.colors_forward, *inputs, channels, degree, colors)
+        run(harmonics.colors_forward(channels), *inputs, channels, degree, colors)
         ctx.saved = (inputs, channels, degree, colors)
         return torch.from_numpy(colors).view(n, channels)
 
@@ -205,7 +205,7 @@ class _Harmonics(torch.autograd.Function):
         grad_first, grad_rest, grad_means = np.empty_like(first), np.empty_like(rest), np.empty_like(means)
         pieces = np.zeros((max(1, math.ceil(n / harmonics.PIECE)), 3), np.float64)
         run(
-            harmonics.colors_backward, *inputs, channels, degree, colors, _flat(grad_colors),
+            harmonics.colors_backward(channels), *inputs, channels, degree, colors, _flat(grad_colors),
             grad_first, grad_rest, grad_means, pieces,
         )  # fmt: skip
         return (
