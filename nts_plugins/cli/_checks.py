@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checks behind ``nts doctor``. Each yields findings; a check that fails itself becomes a finding as well."""
 
-import importlib
+import importlib.util
 import io
 import os
 import platform
@@ -176,7 +176,7 @@ def check_gsplat_kernels() -> Iterator[Finding]:
     if nvcc is None:
         fix = f"install the CUDA toolkit {torch.version.cuda} so that nvcc is on PATH, or train on the CPU"
         yield _problem(name, "not built, and there is no nvcc to build them", fix, blocks=True)
-    elif nvcc[0] != int(torch.version.cuda.split(".")[0]):
+    elif nvcc[0] != int((torch.version.cuda or "0").split(".", maxsplit=1)[0]):
         fix = f"install the CUDA toolkit {torch.version.cuda} and put its nvcc first on PATH"
         yield _problem(name, f"nvcc is of CUDA {_text(nvcc)}, torch of CUDA {torch.version.cuda}", fix, blocks=True)
     else:
