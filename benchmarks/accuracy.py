@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import baseline, scenes
-from benchmarks._stages import Projected
+from benchmarks._stages import Projected, project
 from nts_plugins.rasterization import rasterize, reference
 
 ALPHA_MARGIN = 1e-4
@@ -45,18 +45,21 @@ def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
 
 
 def rasterize_errors(scene: scenes.Scene, upstream: Tensor) -> Errors:
-    """Errors of whole drawings. Rounding of the projection moves a few splats into or out of a tile or a pixel."""
-    pictures, gradients = [], []
+    """Errors of whole drawings. Rounding of the projection moves a few splats into or out of a tile or a pixel; such
+    pixels, and those that compositing cannot decide, send no gradient."""
+    undecided, _ = examine_pixels(project(scene))
+    rasters, leaves = [], []
     for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
         each = scene.to(dtype)
         gaussians = each.gaussians.map(lambda tensor: tensor.clone().requires_grad_())
-        raster = rasterize(gaussians, each.viewmats, each.Ks, scene.width, scene.height, sh_degree=3, backend=backend)
-        pictures.append(raster.colors[0].detach())
-        raster.colors[0].backward(upstream.to(dtype))
-        fields = (gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, gaussians.sh)
-        gradients.append([field.grad for field in fields])
-    error = (pictures[0] - pictures[1]).abs().amax(dim=-1)
-    pairs = list(zip(*gradients, strict=True))
+        size = scene.width, scene.height
+        rasters.append(rasterize(gaussians, each.viewmats, each.Ks, *size, sh_degree=3, backend=backend).colors[0])
+        leaves.append([getattr(gaussians, name) for name in ("means", "quats", "scales", "opacities", "sh")])
+    error = (rasters[0] - rasters[1]).detach().abs().amax(dim=-1)
+    undecided |= error > 2e-6
+    for picture in rasters:
+        picture.backward(upstream.to(picture.dtype) * ~undecided[..., None])
+    pairs = [(actual.grad, expected.grad) for actual, expected in zip(*leaves, strict=True)]
     return Errors(float(error.median()), _worst_rms(pairs), float((error > 2e-6).double().mean()))
 
 

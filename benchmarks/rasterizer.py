@@ -316,7 +316,8 @@ def measure_accuracy(report: Report, options: Options) -> None:
         "Against the float64 reference. *compositing* starts from the same projected splats; pixels where a threshold "
         "(alpha, transmittance) is so near that rounding decides are left out, their share is given. *whole* starts "
         "from Gaussians, where rounding may also decide about a splat's tiles; so the share of pixels off by more than "
-        "2e-6 is given. Gradients: root mean square of the difference over that of the gradient, the worst tensor's.",
+        "2e-6 is given. Gradients, of the other pixels: root mean square of the difference over that of the gradient, "
+        "the worst tensor's.",
     )
     width, height = options.images[0]
     for kind in ("trained", "init"):
