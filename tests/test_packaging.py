@@ -53,6 +53,15 @@ def test_one_version() -> None:
     assert f"version: {nts_plugins.__version__}\n" in (REPOSITORY / "CITATION.cff").read_text()
 
 
+def test_ci_runs_the_command_of_the_readme() -> None:
+    readme, ci = ((REPOSITORY / name).read_text() for name in ("README.md", ".ci/run"))
+    install, test = "pip install -e '.[test]'", "pytest"
+    assert f"\n{install} && {test}\n" in readme
+    commands = [line.strip().replace(" --quiet", "") for line in ci.splitlines()]
+    assert install in commands
+    assert any(line.startswith(f"{test} ") for line in commands)
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A wheel built from a copy of the tree, so that building leaves nothing behind in the checkout."""
@@ -153,6 +162,7 @@ def test_torchvision_operators_are_declared_when_its_extension_wants_cuda(
 
     (tmp_path / "_C.so").write_bytes(b"not a library")
     spec = importlib.util.spec_from_loader("torchvision", loader=None, is_package=True)
+    assert spec is not None
     spec.submodule_search_locations = [str(tmp_path)]
     defined = []
 
