@@ -18,10 +18,10 @@ from nts_plugins.kernels.tiles import (
     MEAN_Y,
     OPACITY,
     PACKED,
-    QUAD_A,
-    QUAD_B,
-    QUAD_C,
     RIGHT_V,
+    ROOT_X,
+    ROOT_XY,
+    ROOT_Y,
     SLOPE,
     TILE,
     WIDTH2,
@@ -49,8 +49,10 @@ BLOCK_COLUMNS = TILE // BLOCK_WIDTH
 BANDS = TILE // BLOCK_HEIGHT
 BLOCKS = BLOCK_COLUMNS * BANDS
 PIXELS = TILE * TILE
+# Record of a splat inside a tile, float32. At the pixel (x, y) of the tile u = START_U + STEP_X x + STEP_XY y and
+# v = START_V + STEP_Y y: the large parts of a distant centre are taken together in float64, before they are rounded.
+START_U, START_V, STEP_X, STEP_XY, STEP_Y, STRENGTH, LOCAL_X, LOCAL_Y = range(8)
 LOCAL = 8
-"""Floats of a splat's record inside a tile: the first six of the packed record, on a stride of eight."""
 
 _F = np.float32
 
@@ -69,7 +71,7 @@ def compositing_constants(alpha_cap: float, alpha_min: float, transmittance_stop
 
 @njit(nogil=True, cache=True)
 def start_tile(tile, width, height, xs, ys, left):
-    """Pixel centres (image coordinates) and fresh transmittances of a tile, block by block; returns x0, y0.
+    """Pixel centres (from the tile's corner) and fresh transmittances, block by block; returns the corner x0, y0.
 
     ``left`` is the transmittance behind the splats so far. Its sign tells whether the pixel goes on: a finished pixel
     holds the negative of its final transmittance, and one outside the image -1. One register for both, in a loop that
@@ -79,10 +81,10 @@ def start_tile(tile, width, height, xs, ys, left):
     x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
     for p in range(PIXELS):
         block, lane = p // LANES, p % LANES
-        x = x0 + (block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH
-        y = y0 + (block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH
+        x = (block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH
+        y = (block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH
         xs[p], ys[p] = _F(x) + _F(0.5), _F(y) + _F(0.5)
-        left[p] = _F(1) if x < width and y < height else _F(-1)
+        left[p] = _F(1) if x0 + x < width and y0 + y < height else _F(-1)
     return x0, y0
 
 
@@ -106,25 +108,26 @@ def mask_blocks(packed, entries, start, stop, x0, y0, local, masks):
     band_bits = int_ramp(LANES) * splat(np.int32(BLOCK_COLUMNS), LANES) & splat(np.int32(31), LANES)
     for j in range(stop - start):
         k = np.int64(entries[start + j]) * PACKED
-        for field in range(6):
-            local[j * LOCAL + field] = packed[k + field]
-        mean_y, half_y = packed[k + MEAN_Y] - _F(y0), packed[k + HALF_Y]
-        first = max(0, math.floor(mean_y - half_y - _F(0.5)) // BLOCK_HEIGHT)
-        last = min(BANDS - 1, math.floor(mean_y + half_y - _F(0.5)) // BLOCK_HEIGHT)
+        mean_x, mean_y, half_y = packed[k + MEAN_X] - x0, packed[k + MEAN_Y] - y0, packed[k + HALF_Y]
+        root_x, root_xy, root_y = packed[k + ROOT_X], packed[k + ROOT_XY], packed[k + ROOT_Y]
+        at = j * LOCAL
+        local[at + START_U], local[at + START_V] = root_x * mean_x + root_xy * mean_y, root_y * mean_y
+        local[at + STEP_X], local[at + STEP_XY], local[at + STEP_Y] = -root_x, -root_xy, -root_y
+        local[at + STRENGTH], local[at + LOCAL_X], local[at + LOCAL_Y] = packed[k + OPACITY], mean_x, mean_y
+        first = max(0, math.floor(mean_y - half_y - 0.5) // BLOCK_HEIGHT)
+        last = min(BANDS - 1, math.floor(mean_y + half_y - 0.5) // BLOCK_HEIGHT)
 
-        top = fma(ramp(LANES), splat(_F(BLOCK_HEIGHT), LANES), splat(_F(0.5) - mean_y, LANES))
+        top = fma(ramp(LANES), splat(_F(BLOCK_HEIGHT), LANES), splat(_F(0.5 - mean_y), LANES))
         bottom = top + splat(_F(BLOCK_HEIGHT - 1), LANES)
-        right_v = broadcast(packed, k + RIGHT_V, LANES)
-        slope, drop = broadcast(packed, k + SLOPE, LANES), broadcast(packed, k + DROP, LANES)
-        width2 = broadcast(packed, k + WIDTH2, LANES)
+        right_v, width2 = splat(_F(packed[k + RIGHT_V]), LANES), splat(_F(packed[k + WIDTH2]), LANES)
+        slope, drop = splat(_F(packed[k + SLOPE]), LANES), splat(_F(packed[k + DROP]), LANES)
         v = minimum(maximum(right_v, top), bottom)
         right = fma(slope, v, square_root(maximum(width2 - drop * v * v, zero)))
         v = minimum(maximum(zero - right_v, top), bottom)
         left = slope * v - square_root(maximum(width2 - drop * v * v, zero))
         # Columns whose pixel centres [4 c + 0.5, 4 c + 3.5] meet [left, right], as a half-open range.
-        mean_x = packed[k + MEAN_X] - _F(x0)
-        right = round_down((right + splat(mean_x + _F(BLOCK_WIDTH - 0.5 + 0.02), LANES)) * per_block)
-        left = round_up((left + splat(mean_x - _F(BLOCK_WIDTH - 0.5 + 0.02), LANES)) * per_block)
+        right = round_down((right + splat(_F(mean_x + BLOCK_WIDTH - 0.5 + 0.02), LANES)) * per_block)
+        left = round_up((left + splat(_F(mean_x - BLOCK_WIDTH + 0.5 - 0.02), LANES)) * per_block)
         most = splat(_F(BLOCK_COLUMNS), LANES)
         stop_column = to_int(minimum(maximum(right, zero), most))
         start_column = to_int(minimum(maximum(left, zero), most))
@@ -155,13 +158,12 @@ def _weights_kernel(keep: bool):
         for i in range(count):
             j = members[i]
             k = np.int64(j) * LOCAL
-            dx = broadcast(local, k + MEAN_X, LANES) - x
-            dy = broadcast(local, k + MEAN_Y, LANES) - y
-            row = broadcast(local, k + QUAD_B, LANES) * dy
-            square = broadcast(local, k + QUAD_C, LANES) * dy * dy
-            sigma = fma(fma(broadcast(local, k + QUAD_A, LANES), dx, row), dx, square)
+            u = fma(broadcast(local, k + STEP_X, LANES), x, broadcast(local, k + START_U, LANES))
+            u = fma(broadcast(local, k + STEP_XY, LANES), y, u)
+            v = fma(broadcast(local, k + STEP_Y, LANES), y, broadcast(local, k + START_V, LANES))
+            sigma = fma(u, u, v * v)
             # Beyond 20 alpha is far below 1/255; the limit also keeps denormal numbers, which are slow, out.
-            peak = broadcast(local, k + OPACITY, LANES) * exp_negative(minimum(sigma, far), constants)
+            peak = broadcast(local, k + STRENGTH, LANES) * exp_negative(minimum(sigma, far), constants)
             cap, faintest, stop = (
                 load(constants, CAP, LANES),
                 load(constants, FAINTEST, LANES),
@@ -169,7 +171,7 @@ def _weights_kernel(keep: bool):
             )
             alpha = minimum(peak, cap)
             after = through * (one - alpha)
-            seen = (sigma >= zero) & (alpha >= faintest)
+            seen = alpha >= faintest
             adds = seen & (after > stop)
             store(weights, n * LANES, select(adds, alpha * through, zero))
             if keep:
@@ -191,8 +193,9 @@ def _weights_kernel(keep: bool):
 block_weights = _weights_kernel(keep=False)
 """Composite one block's splats front to back and write down who contributes, and how much.
 
-Follows gsplat: alpha = min(cap, o exp(-sigma)), skipped when sigma < 0 or alpha is below the smallest; a splat that
-would bring the transmittance T to the limit or below is left out and ends the pixel.
+Follows gsplat: alpha = min(cap, o exp(-sigma)), skipped when below the smallest; a splat that would bring the
+transmittance T to the limit or below is left out and ends the pixel. (gsplat also skips sigma < 0, which rounding alone
+can bring about; as a sum of squares sigma cannot be negative.)
 
 Args:
     local: from :func:`mask_blocks`.

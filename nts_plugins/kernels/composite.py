@@ -14,14 +14,21 @@ from numba import njit
 from nts_plugins.kernels.blocks import (
     BLOCKS,
     LOCAL,
+    LOCAL_X,
+    LOCAL_Y,
     PIXELS,
+    START_U,
+    START_V,
+    STEP_X,
+    STEP_XY,
+    STEP_Y,
+    STRENGTH,
     block_weights,
     list_block,
     mask_blocks,
     start_tile,
     trace_weights,
 )
-from nts_plugins.kernels.tiles import MEAN_X, MEAN_Y, OPACITY, QUAD_A, QUAD_B, QUAD_C
 from nts_plugins.kernels.vector_math import absolute, fma, sum_lanes_of_eight
 from nts_plugins.kernels.vectors import LANES, broadcast, fetch_add, load, splat, store
 
@@ -143,7 +150,7 @@ def composite_forward(
             if not any_unfinished:
                 break
         for p in range(PIXELS):
-            x, y = np.int64(xs[p]), np.int64(ys[p])
+            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
             if x < width and y < height:
                 pixel = y * width + x
                 behind[pixel] = abs(left[p])
@@ -163,6 +170,8 @@ def load_block_gradients(
     width,
     height,
     background,
+    x0,
+    y0,
     xs,
     ys,
     left,
@@ -178,7 +187,7 @@ def load_block_gradients(
     transmittance times dL/d(final transmittance).
     """
     for lane in range(LANES):
-        x, y = np.int64(xs[pixel + lane]), np.int64(ys[pixel + lane])
+        x, y = x0 + np.int64(xs[pixel + lane]), y0 + np.int64(ys[pixel + lane])
         inside = x < width and y < height
         source = (y * width + x) * channels
         total = _F(0)
@@ -252,16 +261,19 @@ def sigma_gradients(weights, trace, projected, behind, n):
 def add_geometry(grad_sigma, picked, n, local, xs, ys, pixel, out):
     """out[splat, 0:8] += the block's sums of dL/dsigma times what each gradient column needs, see :data:`RECORD`.
 
-    Conic and opacity columns still lack constant factors, which :func:`write_record` applies.
+    The columns still lack constant factors, which :func:`write_record` applies.
     """
     x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
     for i in range(n):
         k, place = np.int64(picked[i]) * LOCAL, np.int64(picked[i]) * RECORD
-        dx, dy = broadcast(local, k + MEAN_X, LANES) - x, broadcast(local, k + MEAN_Y, LANES) - y
-        a, b = broadcast(local, k + QUAD_A, LANES), broadcast(local, k + QUAD_B, LANES)
-        c, g = broadcast(local, k + QUAD_C, LANES), load(grad_sigma, i * LANES, LANES)
+        step_x, step_xy = broadcast(local, k + STEP_X, LANES), broadcast(local, k + STEP_XY, LANES)
+        step_y, g = broadcast(local, k + STEP_Y, LANES), load(grad_sigma, i * LANES, LANES)
+        u = fma(step_xy, y, fma(step_x, x, broadcast(local, k + START_U, LANES)))
+        v = fma(step_y, y, broadcast(local, k + START_V, LANES))
+        gu = g * u
+        mean_x, mean_y = step_x * gu, fma(step_xy, gu, step_y * (g * v))
+        dx, dy = broadcast(local, k + LOCAL_X, LANES) - x, broadcast(local, k + LOCAL_Y, LANES) - y
         gx, gy = g * dx, g * dy
-        mean_x, mean_y = fma(a + a, gx, b * gy), fma(c + c, gy, b * gx)
         sums = sum_lanes_of_eight(mean_x, mean_y, gx * dx, gx * dy, gy * dy, g, absolute(mean_x), absolute(mean_y))
         store(out, place, load(out, place, 8) + sums)
 
@@ -313,7 +325,7 @@ def composite_backward(
                 continue
             load_block_gradients(
                 grad_image, grad_alphas, channels, stride, width, height, background,
-                xs, ys, left, p, by_channel, by_pixel, wide, behind,
+                x0, y0, xs, ys, left, p, by_channel, by_pixel, wide, behind,
             )  # fmt: skip
             project_values(local_values, picked, n, stride, by_channel, projected)
             sigma_gradients(weights, trace, projected, behind, n)
@@ -327,10 +339,10 @@ def composite_backward(
 def write_record(local, geometry, grad_values, j, channels, wide, records, at):
     """The gradient record of a tile's j-th splat, see :data:`RECORD`."""
     g = j * RECORD
-    records[at], records[at + 1] = geometry[g], geometry[g + 1]
+    records[at], records[at + 1] = _F(-2) * geometry[g], _F(-2) * geometry[g + 1]
     records[at + 2], records[at + 3] = _F(0.5) * geometry[g + 2], geometry[g + 3]
-    records[at + 4], records[at + 5] = _F(0.5) * geometry[g + 4], -geometry[g + 5] / local[j * LOCAL + OPACITY]
-    records[at + 6], records[at + 7] = geometry[g + 6], geometry[g + 7]
+    records[at + 4], records[at + 5] = _F(0.5) * geometry[g + 4], -geometry[g + 5] / local[j * LOCAL + STRENGTH]
+    records[at + 6], records[at + 7] = _F(2) * geometry[g + 6], _F(2) * geometry[g + 7]
     for channel in range(channels):
         records[at + RECORD + channel] = grad_values[j * wide + channel]
 

@@ -39,7 +39,7 @@ def lift_maps(counter, packed, channels, offsets, entries, slots, width, height,
             continue
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
         for p in range(PIXELS):
-            x, y = np.int64(xs[p]), np.int64(ys[p])
+            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
             inside = x < width and y < height
             for c in range(channels):
                 tile_features[p * wide + c] = features[(y * width + x) * channels + c] if inside else _F(0)
@@ -154,7 +154,7 @@ def lift_tile_ids(
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
         one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
         for p in range(PIXELS):
-            x, y = np.int64(xs[p]), np.int64(ys[p])
+            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
             if x < width and y < height and ids[y * width + x] >= 0:
                 one_hot[p * wide + np.searchsorted(found[:n_ids], ids[y * width + x])] = _F(1)
         unfinished[:] = True

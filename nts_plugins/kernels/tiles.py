@@ -17,12 +17,13 @@ TILE = 16
 PIECE = 1024
 """Splats that a thread takes at a time."""
 
-# Columns of a packed splat. Inside a tile the compositing kernels read exp(-(A dx^2 + B dx dy + C dy^2)).
-MEAN_X, MEAN_Y, QUAD_A, QUAD_B, QUAD_C, OPACITY = range(6)
+# Columns of a packed splat, float64. The kernels draw exp(-(u^2 + v^2)) with u = ROOT_X dx + ROOT_XY dy and
+# v = ROOT_Y dy, the conic's Cholesky factor: a dx^2 + 2 b dx dy + c dy^2 would lose most of its digits on needles.
+MEAN_X, MEAN_Y, ROOT_X, ROOT_XY, ROOT_Y, OPACITY = range(6)
 # The ellipse on which the splat's alpha falls to 1/255: in the row at height v above the centre it spans
-# SLOPE v +- sqrt(WIDTH2 - DROP v^2), it is HALF_X wide and HALF_Y high, and its rightmost point has v = RIGHT_V.
-SLOPE, WIDTH2, DROP, RIGHT_V, HALF_X, HALF_Y = range(6, 12)
-PACKED = 12
+# SLOPE v +- sqrt(WIDTH2 - DROP v^2), it is HALF_Y high, and its rightmost point has v = RIGHT_V.
+SLOPE, WIDTH2, DROP, RIGHT_V, HALF_Y = range(6, 11)
+PACKED = 11
 
 _F = np.float32
 
@@ -37,7 +38,7 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
         conics: [N, 3] upper triangle of the inverse covariance.
         opacities: [N].
         radii: [N, 2] int32 gsplat's pixel radii, 0 where culled.
-        packed: [N * PACKED] written.
+        packed: [N * PACKED] float64 written.
         rects: [N, 4] int32 written: first and past-the-last tile column and row; empty where nothing is drawn.
 
     A splat reaches the tiles of gsplat's square (mean +- radius), reduced to those that its 1/255 ellipse touches;
@@ -57,14 +58,14 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
             rects[i, 2] = 0
             rects[i, 3] = 0
             opacity = np.float64(opacities[i])
-            if radii[i, 0] <= 0 or radii[i, 1] <= 0 or not opacity * 255.0 >= 1.0:
+            if radii[i, 0] <= 0 or radii[i, 1] <= 0 or not opacity * 255.0 >= 1.0 or not conics[i, 0] > 0.0:
                 continue
             x, y = means2d[i, 0], means2d[i, 1]
             a, b, c = np.float64(conics[i, 0]), np.float64(conics[i, 1]), np.float64(conics[i, 2])
             # 2 sigma at alpha = 1/255, a little more for the rounding of the kernels' own exponential.
             level = 2.0 * (math.log(opacity * 255.0) * 1.0001 + 1e-4)
             det = a * c - b * b
-            if det > 1e-14 and a > 0.0:
+            if det > 1e-14:
                 half_x = math.sqrt(level * c / det)
                 half_y = math.sqrt(level * a / det)
                 slope, width2, drop, right_v = -b / a, level / a, det / (a * a), -b / c * half_x
@@ -75,12 +76,12 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
             half_x = half_x * 1.0005 + 0.02
             half_y = half_y * 1.0005 + 0.02
             k = i * PACKED
-            packed[k + MEAN_X], packed[k + MEAN_Y] = x, y
-            packed[k + QUAD_A], packed[k + QUAD_B], packed[k + QUAD_C] = _F(0.5 * a), _F(b), _F(0.5 * c)
-            packed[k + OPACITY] = _F(opacity)
-            packed[k + SLOPE], packed[k + WIDTH2] = _F(slope), _F(width2 * 1.001 + 1e-3)
-            packed[k + DROP], packed[k + RIGHT_V] = _F(drop), _F(right_v)
-            packed[k + HALF_X], packed[k + HALF_Y] = _F(half_x), _F(half_y)
+            packed[k + MEAN_X], packed[k + MEAN_Y], packed[k + OPACITY] = x, y, opacity
+            root = math.sqrt(0.5 * a)
+            packed[k + ROOT_X], packed[k + ROOT_XY] = root, 0.5 * b / root
+            packed[k + ROOT_Y] = math.sqrt(max(0.5 * det / a, 0.0))
+            packed[k + SLOPE], packed[k + WIDTH2] = slope, width2 * 1.001 + 1e-3
+            packed[k + DROP], packed[k + RIGHT_V], packed[k + HALF_Y] = drop, right_v, half_y
             # gsplat's rectangle, in its float32 arithmetic.
             tile_x, tile_y = x / _F(TILE), y / _F(TILE)
             reach_x, reach_y = _F(radii[i, 0]) / _F(TILE), _F(radii[i, 1]) / _F(TILE)

@@ -233,7 +233,7 @@ class _TileLists(NamedTuple):
 
 def _tile_lists(view: _View, settings: Settings) -> _TileLists:
     n = len(view.radii)
-    packed, rects = np.empty(n * tiles.PACKED, np.float32), np.empty((n, 4), np.int32)
+    packed, rects = np.empty(n * tiles.PACKED, np.float64), np.empty((n, 4), np.int32)
     arrays = [_numpy(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
     run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects)
     columns, rows = _tile_grid(settings)
