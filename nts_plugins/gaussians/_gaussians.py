@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one bundle of tensors that every part passes on."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Callable, Optional
 
 import torch
@@ -71,8 +71,9 @@ class Gaussians:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Gaussians":
         """The Gaussians with ``function`` applied to every tensor."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return Gaussians(**{name: None if value is None else function(value) for name, value in values.items()})
+        return replace(
+            self, **{name: function(value) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        )
 
     def select(self, index: Tensor) -> "Gaussians":
         """The splats picked by a boolean mask [N] or by integer indices [M]."""
