@@ -22,7 +22,7 @@ from benchmarks._stages import Projected, project
 from benchmarks.accuracy import composite_errors, count_pairs, rasterize_errors
 from benchmarks.peak import fma_peak
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels.threads import thread_count
+from nts_plugins.kernels.threads import kernels_only, thread_count
 from nts_plugins.rasterization import lift, lift_ids, rasterize
 
 Part = Literal["sizes", "channels", "threads", "whole", "lift", "accuracy"]
@@ -189,10 +189,12 @@ def measure_threads(report: Report, options: Options) -> None:
         for count in counts:
             torch.set_num_threads(count)
             assert thread_count() == count
-            timings = alternate({"kernels": forward_backward(projected.draw, upstream)}, 2 * options.repeats + 1)
+            # As in training: after a parallel operation torch's own threads spin for a while, on the kernels' cores.
+            with kernels_only():
+                timings = alternate({"kernels": forward_backward(projected.draw, upstream)}, 2 * options.repeats + 1)
+                picture = projected.draw()
+                picture.backward(upstream)
             walls[count] = timings.wall_ms("kernels forward"), timings.wall_ms("kernels backward")
-            picture = projected.draw()
-            picture.backward(upstream)
             results[count] = [picture.detach(), *(leaf.grad for leaf in projected.leaves)]
         torch.set_num_threads(1)
         for count in counts:
