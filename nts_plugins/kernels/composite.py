@@ -4,69 +4,106 @@
 Forward, block by block: the weights of the contributing splats (``blocks.block_weights``), then a small matrix
 product weights^T x values whose sums stay in registers, four channels at a time. Backward repeats the weights (they
 cost less than writing them to memory), so transmittances are exact products instead of quotients. Every (tile, splat)
-entry writes one record; ``gather_records`` adds a splat's records in a fixed order. No atomics, so results are the
+entry writes one record; ``gather_gradients`` adds a splat's records in a fixed order. No atomics, so results are the
 same for any number of threads.
 """
+
+import math
 
 import numpy as np
 from numba import njit
 
 from nts_plugins.kernels.blocks import (
+    CAP,
+    block_weights,
+    list_blocks,
+    start_tile,
+    trace_weights,
+)
+from nts_plugins.kernels.tiles import (
+    AHEAD,
+    BLOCK_COLUMNS,
+    BLOCK_HEIGHT,
+    BLOCK_WIDTH,
     BLOCKS,
     LOCAL,
-    LOCAL_X,
-    LOCAL_Y,
     PIXELS,
+    SPLAT,
     START_U,
     START_V,
     STEP_X,
     STEP_XY,
     STEP_Y,
-    STRENGTH,
-    block_weights,
-    list_block,
-    mask_blocks,
-    start_tile,
-    trace_weights,
 )
-from nts_plugins.kernels.vector_math import absolute, fma, sum_lanes_of_eight
-from nts_plugins.kernels.vectors import LANES, broadcast, fetch_add, load, splat, store
+from nts_plugins.kernels.vector_math import absolute, fma, minimum, select, sum_lanes_of_eight
+from nts_plugins.kernels.vectors import (
+    LANES,
+    at,
+    broadcast,
+    fetch_add,
+    helper,
+    load,
+    prefetch,
+    prefetch_to_write,
+    splat,
+    store,
+)
 
 BATCH = 256
 """Entries of a tile that the forward pass treats at a time: their records and lists stay in the first-level cache, and
 a tile whose pixels are finished stops after the batch."""
 RECORD = 8
-"""Floats before the D channels in an entry's gradient record: mean2d (2), conic (3), opacity, and the sums over pixels
-of the absolute gradient of mean2d (2), which absolute-gradient densification reads."""
+"""Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share:
+the sums over the pixels of dL/dsigma times what mean2d (2), conic (3) and opacity need, and of the absolute gradient of
+mean2d (2), which absolute-gradient densification reads."""
 PIECE = 512
 """Splats that a thread sums at a time."""
 
 _F = np.float32
 
 
-@njit(nogil=True, cache=True)
-def gather_values(values, channels, entries, start, stop, local_values, stride):
+@helper
+def whole_vectors(channels):
+    """``channels`` rounded up to a multiple of four."""
+    return (channels + 3) // 4 * 4
+
+
+@helper
+def gather_values(values, channels, words, start, stop, local_values, stride):
     """Copy the values of a batch's splats next to each other, padded with zeros to ``stride`` channels."""
     for j in range(stop - start):
-        source = np.int64(entries[start + j]) * channels
+        if start + j + AHEAD < stop:
+            prefetch(values, np.int64(words[at((start + j + AHEAD) * LOCAL + SPLAT)]) * channels)
+        source = np.int64(words[at((start + j) * LOCAL + SPLAT)]) * channels
         for c in range(channels):
-            local_values[j * stride + c] = values[source + c]
+            local_values[at(j * stride + c)] = values[at(source + c)]
         for c in range(channels, stride):
-            local_values[j * stride + c] = _F(0)
+            local_values[at(j * stride + c)] = _F(0)
 
 
-@njit(nogil=True, cache=True)
-def accumulate(weights, picked, n, values, stride, sums, at):
-    """sums[c, pixel] += sum_i weights[i, pixel] values[picked[i], c], for ``stride`` channels from ``at`` on."""
+@helper
+def gather_centres(means2d, words, start, stop, x0, y0, centres):
+    """Centres of a tile's splats, from its corner (x0, y0): [stop - start, 2] pixels."""
+    for j in range(stop - start):
+        if start + j + AHEAD < stop:
+            prefetch(means2d, 2 * np.int64(words[at((start + j + AHEAD) * LOCAL + SPLAT)]))
+        source = 2 * np.int64(words[at((start + j) * LOCAL + SPLAT)])
+        centres[at(2 * j)] = means2d[at(source)] - _F(x0)
+        centres[at(2 * j + 1)] = means2d[at(source + 1)] - _F(y0)
+
+
+@helper
+def accumulate(weights, picked, n, values, stride, sums, base):
+    """sums[c, pixel] += sum_i weights[i, pixel] values[picked[i], c], for ``stride`` channels from ``base`` on."""
     c = 0
     while c + 8 <= stride:
-        o = at + c * LANES
+        o = base + c * LANES
         s0, s1 = load(sums, o, LANES), load(sums, o + LANES, LANES)
         s2, s3 = load(sums, o + 2 * LANES, LANES), load(sums, o + 3 * LANES, LANES)
         s4, s5 = load(sums, o + 4 * LANES, LANES), load(sums, o + 5 * LANES, LANES)
         s6, s7 = load(sums, o + 6 * LANES, LANES), load(sums, o + 7 * LANES, LANES)
         for i in range(n):
-            k = picked[i] * stride + c
+            k = picked[at(i)] * stride + c
             w = load(weights, i * LANES, LANES)
             s0, s1 = fma(broadcast(values, k, LANES), w, s0), fma(broadcast(values, k + 1, LANES), w, s1)
             s2, s3 = fma(broadcast(values, k + 2, LANES), w, s2), fma(broadcast(values, k + 3, LANES), w, s3)
@@ -82,11 +119,11 @@ def accumulate(weights, picked, n, values, stride, sums, at):
         store(sums, o + 7 * LANES, s7)
         c += 8
     if c < stride:
-        o = at + c * LANES
+        o = base + c * LANES
         s0, s1 = load(sums, o, LANES), load(sums, o + LANES, LANES)
         s2, s3 = load(sums, o + 2 * LANES, LANES), load(sums, o + 3 * LANES, LANES)
         for i in range(n):
-            k = picked[i] * stride + c
+            k = picked[at(i)] * stride + c
             w = load(weights, i * LANES, LANES)
             s0, s1 = fma(broadcast(values, k, LANES), w, s0), fma(broadcast(values, k + 1, LANES), w, s1)
             s2, s3 = fma(broadcast(values, k + 2, LANES), w, s2), fma(broadcast(values, k + 3, LANES), w, s3)
@@ -98,30 +135,26 @@ def accumulate(weights, picked, n, values, stride, sums, at):
 
 @njit(nogil=True, cache=True)
 def composite_forward(
-    counter, packed, values, channels, offsets, entries, width, height, background, constants, image, behind, used
+    counter, local, words, offsets, values, channels, width, height, background, constants, image, behind, used
 ):
     """Composite a picture.
 
     Args:
         counter: [1] int64 work counter; a piece is a tile.
-        packed: [N * PACKED] from ``bound_splats``.
+        local, words, offsets: from ``tiles.fill_tiles``.
         values: [N * channels].
-        offsets, entries: from ``list_tiles``.
         background: [channels].
         constants: from ``blocks.compositing_constants``.
         image: [H * W * channels] written.
         behind: [H * W] written: the transmittance that is left behind the last splat.
         used: [T] int64 written: entries of each tile up to the last that contributes to a pixel.
     """
-    stride = (channels + 3) // 4 * 4
-    local = np.empty(BATCH * LOCAL, _F)
-    local_values = np.empty(BATCH * stride, _F)
-    masks, members = np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
+    stride = whole_vectors(channels)
+    local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     sums = np.empty(PIXELS * stride, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
-    unused = np.empty(0, _F)
-    unfinished = np.empty(BLOCKS, np.bool_)
+    sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     while True:
         tile = fetch_add(counter, 0, 1)
         if tile >= offsets.shape[0] - 1:
@@ -133,47 +166,54 @@ def composite_forward(
         used[tile] = 0
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
-            mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
-            gather_values(values, channels, entries, start, stop, local_values, stride)
+            gather_values(values, channels, words, start, stop, local_values, stride)
+            list_blocks(words, start, stop, BATCH, members, sizes)
             any_unfinished = False
             for b in range(BLOCKS):
                 if not unfinished[b]:
                     continue
-                count = list_block(masks, stop - start, b, members)
                 n, unfinished[b] = block_weights(
-                    local, members, count, b * LANES, xs, ys, left, constants, weights, picked, unused
-                )
+                    local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, weights, picked,
+                    unused,
+                )  # fmt: skip
                 if n > 0:
                     accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)
                     used[tile] = max(used[tile], start - offsets[tile] + picked[n - 1] + 1)
                 any_unfinished |= unfinished[b]
             if not any_unfinished:
                 break
-        for p in range(PIXELS):
-            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
-            if x < width and y < height:
-                pixel = y * width + x
-                behind[pixel] = abs(left[p])
-                block, lane = p // LANES, p % LANES
+        write_tile(sums, left, x0, y0, width, height, channels, stride, background, image, behind)
+
+
+@helper
+def write_tile(sums, left, x0, y0, width, height, channels, stride, background, image, behind):
+    """Put a tile's sums, with the background behind them, into the picture; changes ``sums`` and ``left``."""
+    for b in range(BLOCKS):
+        transmittance = absolute(load(left, b * LANES, LANES))
+        store(left, b * LANES, transmittance)
+        for c in range(channels):
+            place = (b * stride + c) * LANES
+            store(sums, place, fma(broadcast(background, c, LANES), transmittance, load(sums, place, LANES)))
+        x, y = x0 + (b % BLOCK_COLUMNS) * BLOCK_WIDTH, y0 + (b // BLOCK_COLUMNS) * BLOCK_HEIGHT
+        for row in range(min(BLOCK_HEIGHT, height - y)):
+            pixel, lane = (y + row) * width + x, row * BLOCK_WIDTH
+            for column in range(min(BLOCK_WIDTH, width - x)):
+                behind[at(pixel + column)] = left[at(b * LANES + lane + column)]
                 for c in range(channels):
-                    image[pixel * channels + c] = (
-                        sums[(block * stride + c) * LANES + lane] + abs(left[p]) * background[c]
-                    )
+                    value = sums[at((b * stride + c) * LANES + lane + column)]
+                    image[at((pixel + column) * channels + c)] = value
 
 
-@njit(nogil=True, cache=True)
+@helper
 def load_block_gradients(
     grad_image,
     grad_alphas,
     channels,
-    stride,
     width,
     height,
     background,
     x0,
     y0,
-    xs,
-    ys,
     left,
     pixel,
     by_channel,
@@ -186,27 +226,34 @@ def load_block_gradients(
     ``by_channel`` [stride, LANES], ``by_pixel`` [LANES, wide] (both padded with zeros), ``behind`` [LANES]: final
     transmittance times dL/d(final transmittance).
     """
-    for lane in range(LANES):
-        x, y = x0 + np.int64(xs[pixel + lane]), y0 + np.int64(ys[pixel + lane])
-        inside = x < width and y < height
-        source = (y * width + x) * channels
-        total = _F(0)
-        for c in range(channels):
-            g = grad_image[source + c] if inside else _F(0)
-            by_channel[c * LANES + lane] = g
-            by_pixel[lane * wide + c] = g
-            total += background[c] * g
-        behind[lane] = abs(left[pixel + lane]) * (total - grad_alphas[y * width + x]) if inside else _F(0)
+    x0, y0 = x0 + (pixel // LANES % BLOCK_COLUMNS) * BLOCK_WIDTH, y0 + (pixel // LANES // BLOCK_COLUMNS) * BLOCK_HEIGHT
+    for row in range(BLOCK_HEIGHT):
+        for column in range(BLOCK_WIDTH):
+            x, y, lane = x0 + column, y0 + row, row * BLOCK_WIDTH + column
+            if x >= width or y >= height:
+                behind[at(lane)] = _F(0)
+                for c in range(channels):
+                    by_channel[at(c * LANES + lane)] = _F(0)
+                    by_pixel[at(lane * wide + c)] = _F(0)
+                continue
+            source = y * width + x
+            total = -grad_alphas[at(source)]
+            for c in range(channels):
+                g = grad_image[at(source * channels + c)]
+                by_channel[at(c * LANES + lane)] = g
+                by_pixel[at(lane * wide + c)] = g
+                total += background[at(c)] * g
+            behind[at(lane)] = abs(left[at(pixel + lane)]) * total
 
 
-@njit(nogil=True, cache=True)
+@helper
 def project_values(values, picked, n, stride, by_channel, out):
     """out[i, pixel] = sum_c values[picked[i], c] dL/dimage[c, pixel]."""
     for c in range(0, stride, 4):
         v0, v1 = load(by_channel, c * LANES, LANES), load(by_channel, (c + 1) * LANES, LANES)
         v2, v3 = load(by_channel, (c + 2) * LANES, LANES), load(by_channel, (c + 3) * LANES, LANES)
         for i in range(n):
-            k = picked[i] * stride + c
+            k = picked[at(i)] * stride + c
             total = broadcast(values, k, LANES) * v0
             if c > 0:
                 total = total + load(out, i * LANES, LANES)
@@ -215,7 +262,7 @@ def project_values(values, picked, n, stride, by_channel, out):
             store(out, i * LANES, fma(broadcast(values, k + 3, LANES), v3, total))
 
 
-@njit(nogil=True, cache=True)
+@helper
 def add_outer(weights, picked, n, basis, wide, out, out_stride):
     """out[picked[i], c] += sum_pixel weights[i, pixel] basis[pixel, c] for c < wide, a multiple of 8.
 
@@ -230,7 +277,7 @@ def add_outer(weights, picked, n, basis, wide, out, out_stride):
             b6, b7 = load(basis, o + 6 * wide, 8), load(basis, o + 7 * wide, 8)
             for i in range(n):
                 k = i * LANES + half
-                place = picked[i] * out_stride + c
+                place = picked[at(i)] * out_stride + c
                 even = fma(broadcast(weights, k, 8), b0, load(out, place, 8))
                 odd = broadcast(weights, k + 1, 8) * b1
                 even, odd = fma(broadcast(weights, k + 2, 8), b2, even), fma(broadcast(weights, k + 3, 8), b3, odd)
@@ -239,40 +286,38 @@ def add_outer(weights, picked, n, basis, wide, out, out_stride):
                 store(out, place, even + odd)
 
 
-@njit(nogil=True, cache=True)
-def sigma_gradients(weights, trace, projected, behind, n):
+@helper
+def sigma_gradients(weights, trace, projected, behind, constants, n):
     """dL/dsigma of every contributor in every pixel, written over ``projected``; splats are walked back to front.
 
     dL/dalpha = T (c . v) - behind / (1 - alpha), where ``behind`` sums what later splats and the background add to
-    the pixel's loss, and dalpha/dsigma = -o exp(-sigma).
+    the pixel's loss. dalpha/dsigma = -o exp(-sigma), and no gradient passes where alpha is capped.
     """
-    one = splat(_F(1), LANES)
+    zero, one, cap = splat(_F(0), LANES), splat(_F(1), LANES), load(constants, CAP, LANES)
     rest = load(behind, 0, LANES)
     for step in range(n):
         i = n - 1 - step
-        alpha, before = load(trace, 3 * i * LANES, LANES), load(trace, (3 * i + 1) * LANES, LANES)
+        peak, through = load(trace, 2 * i * LANES, LANES), load(trace, (2 * i + 1) * LANES, LANES)
         here = load(projected, i * LANES, LANES)
-        grad_alpha = before * here - rest / (one - alpha)
+        grad_alpha = through * here - rest / (one - minimum(peak, cap))
         rest = fma(load(weights, i * LANES, LANES), here, rest)
-        store(projected, i * LANES, splat(_F(0), LANES) - load(trace, (3 * i + 2) * LANES, LANES) * grad_alpha)
+        store(projected, i * LANES, select(peak <= cap, zero - peak * grad_alpha, zero))
 
 
-@njit(nogil=True, cache=True)
-def add_geometry(grad_sigma, picked, n, local, xs, ys, pixel, out):
-    """out[splat, 0:8] += the block's sums of dL/dsigma times what each gradient column needs, see :data:`RECORD`.
-
-    The columns still lack constant factors, which :func:`write_record` applies.
-    """
+@helper
+def add_geometry(grad_sigma, picked, n, local, start, centres, xs, ys, pixel, out):
+    """out[splat, 0:8] += the block's sums of dL/dsigma times what each gradient column needs, see :data:`RECORD`."""
     x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
     for i in range(n):
-        k, place = np.int64(picked[i]) * LOCAL, np.int64(picked[i]) * RECORD
+        j = np.int64(picked[at(i)])
+        k, place = (start + j) * LOCAL, j * RECORD
         step_x, step_xy = broadcast(local, k + STEP_X, LANES), broadcast(local, k + STEP_XY, LANES)
         step_y, g = broadcast(local, k + STEP_Y, LANES), load(grad_sigma, i * LANES, LANES)
         u = fma(step_xy, y, fma(step_x, x, broadcast(local, k + START_U, LANES)))
         v = fma(step_y, y, broadcast(local, k + START_V, LANES))
         gu = g * u
         mean_x, mean_y = step_x * gu, fma(step_xy, gu, step_y * (g * v))
-        dx, dy = broadcast(local, k + LOCAL_X, LANES) - x, broadcast(local, k + LOCAL_Y, LANES) - y
+        dx, dy = broadcast(centres, 2 * j, LANES) - x, broadcast(centres, 2 * j + 1, LANES) - y
         gx, gy = g * dx, g * dy
         sums = sum_lanes_of_eight(mean_x, mean_y, gx * dx, gx * dy, gy * dy, g, absolute(mean_x), absolute(mean_y))
         store(out, place, load(out, place, 8) + sums)
@@ -280,96 +325,133 @@ def add_geometry(grad_sigma, picked, n, local, xs, ys, pixel, out):
 
 @njit(nogil=True, cache=True)
 def composite_backward(
-    counter, packed, values, channels, offsets, entries, slots, used, width, height, background, constants,
+    counter, local, words, slots, offsets, used, means2d, values, channels, width, height, background, constants,
     grad_image, grad_alphas, records,
 ):  # fmt: skip
     """The gradient of :func:`composite_forward`, as one record for every (tile, splat) entry.
 
     Args:
-        slots: [M] where each entry's record goes, from ``list_tiles``.
+        slots: [M] where each entry's record goes, from ``tiles.fill_tiles``.
         used: [T] from the forward pass; later entries get zero records.
+        means2d: [N * 2].
         grad_image: [H * W * channels].
         grad_alphas: [H * W].
-        records: [M * (RECORD + channels)] written.
+        records: [M * (RECORD + whole_vectors(channels))] written.
     """
     capacity = max(1, used.max()) if used.shape[0] > 0 else 1
-    stride, wide, size = (channels + 3) // 4 * 4, (channels + 7) // 8 * 8, RECORD + channels
-    local, local_values = np.empty(capacity * LOCAL, _F), np.empty(capacity * stride, _F)
-    masks, members = np.empty(capacity, np.int32), np.empty(capacity + 1, np.int32)
+    stride, wide = whole_vectors(channels), (channels + 7) // 8 * 8
+    size = RECORD + stride
+    local_values = np.empty(capacity * stride, _F)
+    members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
-    trace, projected = np.empty(3 * capacity * LANES, _F), np.empty(capacity * LANES, _F)
+    trace, projected = np.empty(2 * (capacity + 1) * LANES, _F), np.empty(capacity * LANES, _F)
     by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
-    behind = np.empty(LANES, _F)
+    behind, centres = np.empty(LANES, _F), np.empty(2 * capacity, _F)
     geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
     while True:
         tile = fetch_add(counter, 0, 1)
         if tile >= offsets.shape[0] - 1:
             return
         start, stop = offsets[tile], offsets[tile] + used[tile]
+        # Records lie all over the memory. Asked for now, they are here when the tile is done.
+        for entry in range(start, offsets[tile + 1]):
+            for line in range(0, size, 16):
+                prefetch_to_write(records, np.int64(slots[at(entry)]) * size + line)
         for entry in range(stop, offsets[tile + 1]):
-            for c in range(size):
-                records[slots[entry] * size + c] = _F(0)
+            for c in range(0, size, 4):
+                store(records, np.int64(slots[at(entry)]) * size + c, splat(_F(0), 4))
         if start == stop:
             continue
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
-        mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
-        gather_values(values, channels, entries, start, stop, local_values, stride)
+        gather_values(values, channels, words, start, stop, local_values, stride)
+        gather_centres(means2d, words, start, stop, x0, y0, centres)
+        list_blocks(words, start, stop, capacity, members, sizes)
         geometry[: (stop - start) * RECORD] = _F(0)
         grad_values[: (stop - start) * wide] = _F(0)
         for b in range(BLOCKS):
             p = b * LANES
-            count = list_block(masks, stop - start, b, members)
-            n, _ = trace_weights(local, members, count, p, xs, ys, left, constants, weights, picked, trace)
+            n, _ = trace_weights(
+                local, start, members, b * capacity, sizes[b], p, xs, ys, left, constants, weights, picked, trace
+            )
             if n == 0:
                 continue
             load_block_gradients(
-                grad_image, grad_alphas, channels, stride, width, height, background,
-                x0, y0, xs, ys, left, p, by_channel, by_pixel, wide, behind,
+                grad_image, grad_alphas, channels, width, height, background, x0, y0, left, p, by_channel, by_pixel,
+                wide, behind,
             )  # fmt: skip
             project_values(local_values, picked, n, stride, by_channel, projected)
-            sigma_gradients(weights, trace, projected, behind, n)
-            add_geometry(projected, picked, n, local, xs, ys, p, geometry)
+            sigma_gradients(weights, trace, projected, behind, constants, n)
+            add_geometry(projected, picked, n, local, start, centres, xs, ys, p, geometry)
             add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
         for j in range(stop - start):
-            write_record(local, geometry, grad_values, j, channels, wide, records, np.int64(slots[start + j]) * size)
+            place = np.int64(slots[at(start + j)]) * size
+            store(records, place, load(geometry, j * RECORD, 8))
+            for c in range(0, stride, 4):
+                store(records, place + RECORD + c, load(grad_values, j * wide + c, 4))
+
+
+@helper
+def sum_records(records, first, last, size, total):
+    """total[c] = the sum of records first to last - 1, in order; ``size`` is a multiple of 4."""
+    for c in range(0, size, 4):
+        part = splat(_F(0), 4)
+        for slot in range(first, last):
+            part = part + load(records, slot * size + c, 4)
+        store(total, c, part)
 
 
 @njit(nogil=True, cache=True)
-def write_record(local, geometry, grad_values, j, channels, wide, records, at):
-    """The gradient record of a tile's j-th splat, see :data:`RECORD`."""
-    g = j * RECORD
-    records[at], records[at + 1] = _F(-2) * geometry[g], _F(-2) * geometry[g + 1]
-    records[at + 2], records[at + 3] = _F(0.5) * geometry[g + 2], geometry[g + 3]
-    records[at + 4], records[at + 5] = _F(0.5) * geometry[g + 4], -geometry[g + 5] / local[j * LOCAL + STRENGTH]
-    records[at + 6], records[at + 7] = _F(2) * geometry[g + 6], _F(2) * geometry[g + 7]
-    for channel in range(channels):
-        records[at + RECORD + channel] = grad_values[j * wide + channel]
-
-
-@njit(nogil=True, cache=True)
-def gather_records(counter, first_slot, records, head, channels, grads, grad_values):
+def gather_gradients(
+    counter, first_slot, records, opacities, channels, grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values
+):
     """Sum each splat's records, which lie side by side, always in the same order.
 
     Args:
-        first_slot: [N + 1] from ``list_tiles``.
-        records: [M * (head + channels)].
-        grads: [N * head] written.
+        first_slot: [N + 1] int64, see ``tiles.fill_tiles``.
+        records: from :func:`composite_backward`.
+        opacities: [N].
+        grad_means2d, grad_abs: [N, 2] written; the second holds the sums of absolute values over pixels.
+        grad_conics: [N, 3] written.
+        grad_opacities: [N] written.
         grad_values: [N * channels] written.
     """
-    n = first_slot.shape[0] - 1
-    size = head + channels
+    n, size = first_slot.shape[0] - 1, RECORD + whole_vectors(channels)
+    total = np.empty(size, _F)
+    # The kernels draw with sigma in units of ln 2, see ``tiles``.
+    slope = _F(2.0 * math.log(2.0))
     while True:
         start = fetch_add(counter, 0, 1) * PIECE
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):
-            for c in range(head):
-                grads[i * head + c] = _F(0)
+            first, last, k = first_slot[at(i)], first_slot[at(i + 1)], at(i)
+            sum_records(records, first, last, size, total)
+            grad_means2d[k, 0], grad_means2d[k, 1] = -slope * total[0], -slope * total[1]
+            grad_abs[k, 0], grad_abs[k, 1] = slope * total[6], slope * total[7]
+            grad_conics[k, 0], grad_conics[k, 1] = _F(0.5) * total[2], total[3]
+            grad_conics[k, 2] = _F(0.5) * total[4]
+            grad_opacities[k] = -total[5] / opacities[k] if last > first else _F(0)
             for c in range(channels):
-                grad_values[i * channels + c] = _F(0)
-            for slot in range(first_slot[i], first_slot[i + 1]):
-                for c in range(head):
-                    grads[i * head + c] += records[slot * size + c]
-                for c in range(channels):
-                    grad_values[i * channels + c] += records[slot * size + head + c]
+                grad_values[at(i * channels + c)] = total[at(RECORD + c)]
+
+
+@njit(nogil=True, cache=True)
+def gather_lifted(counter, first_slot, records, channels, weights, features):
+    """Sum each splat's records of ``lifting.lift_maps``.
+
+    Args:
+        weights: [N] written.
+        features: [N * channels] written.
+    """
+    n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels)
+    total = np.empty(size, _F)
+    while True:
+        start = fetch_add(counter, 0, 1) * PIECE
+        if start >= n:
+            return
+        for i in range(start, min(n, start + PIECE)):
+            sum_records(records, first_slot[i], first_slot[i + 1], size, total)
+            weights[i] = total[channels]
+            for c in range(channels):
+                features[i * channels + c] = total[c]

@@ -4,28 +4,28 @@
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.blocks import BLOCKS, LOCAL, PIXELS, block_weights, list_block, mask_blocks, start_tile
-from nts_plugins.kernels.composite import BATCH, PIECE, add_outer
+from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_in_tile, start_tile
+from nts_plugins.kernels.composite import BATCH, PIECE, add_outer, whole_vectors
+from nts_plugins.kernels.tiles import BLOCKS, PIXELS, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
-from nts_plugins.kernels.vectors import LANES, fetch_add, load
+from nts_plugins.kernels.vectors import LANES, fetch_add, helper, load, prefetch_to_write
 
 _F = np.float32
 
 
 @njit(nogil=True, cache=True)
-def lift_maps(counter, packed, channels, offsets, entries, slots, width, height, constants, features, records):
-    """Lift a map of features, as one record [weight, features...] for every (tile, splat) entry.
+def lift_maps(counter, local, words, slots, offsets, width, height, constants, features, channels, records):
+    """Lift a map of features, as one record [features..., weight] for every (tile, splat) entry.
 
     Args:
         counter: [1] int64 work counter; a piece is a tile.
-        packed: [N * PACKED] from ``bound_splats``.
-        offsets, entries, slots: from ``list_tiles``.
+        local, words, slots, offsets: from ``tiles.fill_tiles``.
         constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
-        records: [M * (1 + channels)] written, to be summed with ``composite.gather_records``.
+        records: [M * whole_vectors(channels + 1)] written, to be summed with ``composite.gather_lifted``.
     """
-    wide, size = (channels + 7) // 8 * 8, 1 + channels
-    local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
+    wide, size = (channels + 7) // 8 * 8, whole_vectors(channels + 1)
+    members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
@@ -38,50 +38,57 @@ def lift_maps(counter, packed, channels, offsets, entries, slots, width, height,
         if offsets[tile] == offsets[tile + 1]:
             continue
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
-        for p in range(PIXELS):
-            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
-            inside = x < width and y < height
-            for c in range(channels):
-                tile_features[p * wide + c] = features[(y * width + x) * channels + c] if inside else _F(0)
+        load_tile(features, x0, y0, width, height, channels, wide, tile_features)
         unfinished[:] = True
         any_unfinished = True
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
+            for j in range(start, stop):
+                for line in range(0, size, 16):
+                    prefetch_to_write(records, np.int64(slots[j]) * size + line)
+            sums[: (stop - start) * wide] = _F(0)
+            totals[: stop - start] = _F(0)
             if any_unfinished:
-                mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
-                sums[:] = _F(0)
-                totals[:] = _F(0)
                 any_unfinished = False
+                list_blocks(words, start, stop, BATCH, members, sizes)
                 for b in range(BLOCKS):
                     if not unfinished[b]:
                         continue
                     p = b * LANES
-                    count = list_block(masks, stop - start, b, members)
                     n, unfinished[b] = block_weights(
-                        local, members, count, p, xs, ys, left, constants, weights, picked, unused
+                        local, start, members, b * BATCH, sizes[b], p, xs, ys, left, constants, weights, picked, unused
                     )
                     any_unfinished |= unfinished[b]
                     for i in range(n):
                         totals[picked[i]] += sum_lanes(load(weights, i * LANES, LANES))
                     add_outer(weights, picked, n, tile_features[p * wide :], wide, sums, wide)
-            else:
-                sums[:] = _F(0)
-                totals[:] = _F(0)
             for j in range(stop - start):
                 at = np.int64(slots[start + j]) * size
-                records[at] = totals[j]
                 for c in range(channels):
-                    records[at + 1 + c] = sums[j * wide + c]
+                    records[at + c] = sums[j * wide + c]
+                records[at + channels] = totals[j]
+                for c in range(channels + 1, size):
+                    records[at + c] = _F(0)
 
 
-@njit(nogil=True, cache=True)
+@helper
+def load_tile(features, x0, y0, width, height, channels, wide, tile_features):
+    """A tile's pixels block by block, [PIXELS, wide]; zero outside the picture."""
+    for p in range(PIXELS):
+        x, y = pixel_in_tile(p)
+        inside, at = x0 + x < width and y0 + y < height, ((y0 + y) * width + x0 + x) * channels
+        for c in range(channels):
+            tile_features[p * wide + c] = features[at + c] if inside else _F(0)
+
+
+@helper
 def list_tile_ids(ids, width, height, tile, found):
     """The distinct non-negative ids of a tile's pixels, ascending, into ``found`` [256]; returns how many."""
-    columns = (width + 15) // 16
-    x0, y0 = (tile % columns) * 16, (tile // columns) * 16
+    columns = (width + TILE - 1) // TILE
+    x0, y0 = (tile % columns) * TILE, (tile // columns) * TILE
     count = 0
-    for y in range(y0, min(y0 + 16, height)):
-        for x in range(x0, min(x0 + 16, width)):
+    for y in range(y0, min(y0 + TILE, height)):
+        for x in range(x0, min(x0 + TILE, width)):
             value = ids[y * width + x]
             if value < 0 or (count > 0 and found[count - 1] == value):
                 continue
@@ -110,34 +117,22 @@ def count_tile_ids(counter, ids, width, height, counts):
 
 @njit(nogil=True, cache=True)
 def lift_tile_ids(
-    counter,
-    packed,
-    offsets,
-    entries,
-    slots,
-    width,
-    height,
-    constants,
-    ids,
-    counts,
-    first_cell,
-    slot_cell,
-    slot_ids,
-    tile_ids,
-    cells,
-):
+    counter, local, words, slots, offsets, width, height, constants,
+    ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
+):  # fmt: skip
     """Lift an id map: for every entry one weight for each id of its tile.
 
     Args:
+        local, words, slots, offsets: from ``tiles.fill_tiles``.
         ids: [H * W] int64.
         counts: [T] from :func:`count_tile_ids`.
         first_cell: [T + 1] where each tile's table of entries x ids begins in ``cells``.
         slot_cell: [M] int64 written: where the row of the entry in a slot begins.
-        slot_ids: [M] int32 written: the entry's tile.
+        slot_tile: [M] int32 written: the entry's tile.
         tile_ids: [T * 256] int64 written: each tile's ids; only the first ``counts`` of a tile.
         cells: written.
     """
-    local, masks, members = np.empty(BATCH * LOCAL, _F), np.empty(BATCH, np.int32), np.empty(BATCH + 1, np.int32)
+    members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
@@ -154,30 +149,32 @@ def lift_tile_ids(
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
         one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
         for p in range(PIXELS):
-            x, y = x0 + np.int64(xs[p]), y0 + np.int64(ys[p])
-            if x < width and y < height and ids[y * width + x] >= 0:
-                one_hot[p * wide + np.searchsorted(found[:n_ids], ids[y * width + x])] = _F(1)
+            x, y = pixel_in_tile(p)
+            if x0 + x < width and y0 + y < height:
+                value = ids[(y0 + y) * width + x0 + x]
+                if value >= 0:
+                    one_hot[p * wide + np.searchsorted(found[:n_ids], value)] = _F(1)
         unfinished[:] = True
         any_unfinished = True
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
             sums[:] = _F(0)
             if any_unfinished and n_ids > 0:
-                mask_blocks(packed, entries, start, stop, x0, y0, local, masks)
                 any_unfinished = False
+                list_blocks(words, start, stop, BATCH, members, sizes)
                 for b in range(BLOCKS):
                     if not unfinished[b]:
                         continue
-                    count = list_block(masks, stop - start, b, members)
                     n, unfinished[b] = block_weights(
-                        local, members, count, b * LANES, xs, ys, left, constants, weights, picked, unused
-                    )
+                        local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, weights,
+                        picked, unused,
+                    )  # fmt: skip
                     any_unfinished |= unfinished[b]
                     add_outer(weights, picked, n, one_hot[b * LANES * wide :], wide, sums, wide)
             for j in range(stop - start):
                 cell = first_cell[tile] + (start - offsets[tile] + j) * n_ids
                 slot_cell[slots[start + j]] = cell
-                slot_ids[slots[start + j]] = tile
+                slot_tile[slots[start + j]] = tile
                 for c in range(n_ids):
                     cells[cell + c] = sums[j * wide + c]
 

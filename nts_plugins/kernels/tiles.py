@@ -1,9 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which splats touch which tile, in depth order.
+"""Which splats touch which tile, and which part of it, in depth order.
 
-The image is cut into tiles of 16 x 16 pixels. ``bound_splats`` packs what the compositing kernels read of a splat and
-finds its tiles; ``list_tiles`` sorts the visible splats by depth once and scatters them into the tiles' lists, so no
-(tile, splat) entry is ever sorted. Equal depths stay in the order of the splats, as in gsplat's stable radix sort.
+The image is cut into tiles of 16 x 16 pixels, a tile into blocks of 4 x (LANES / 4) pixels, one pixel a lane. A splat
+is an entry of every tile in which its 1/255 ellipse crosses a block, and the entry's mask tells which. All of it is
+found splat by splat, while the splat's numbers are at hand, in three kernels:
+
+1. ``bound_splats`` packs what the others read of a splat and finds its rectangle of tiles;
+2. ``mask_and_sort`` finds the masks of every tile in the rectangle, while one thread sorts the splats by depth;
+3. ``fill_tiles`` walks through the splats nearest first and appends them to the lists of their tiles.
+
+No (tile, splat) entry is ever sorted. Equal depths stay in the order of the splats, as in gsplat's stable radix sort.
 """
 
 import math
@@ -11,25 +17,54 @@ import math
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import fetch_add
+from nts_plugins.kernels.vector_math import (
+    maximum,
+    minimum,
+    or_groups,
+    round_down,
+    round_up,
+    select,
+    square_root,
+    to_int,
+)
+from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, int_ramp, prefetch, ramp, splat, store
 
 TILE = 16
+BLOCK_WIDTH = 4
+BLOCK_HEIGHT = LANES // BLOCK_WIDTH
+BLOCK_COLUMNS = TILE // BLOCK_WIDTH
+BANDS = TILE // BLOCK_HEIGHT
+"""Rows of blocks in a tile."""
+BLOCKS = BLOCK_COLUMNS * BANDS
+PIXELS = TILE * TILE
 PIECE = 1024
 """Splats that a thread takes at a time."""
+AHEAD = 8
+"""How many steps before a splat is read its memory is asked for."""
 
-# Columns of a packed splat, float64. The kernels draw exp(-(u^2 + v^2)) with u = ROOT_X dx + ROOT_XY dy and
-# v = ROOT_Y dy, the conic's Cholesky factor: a dx^2 + 2 b dx dy + c dy^2 would lose most of its digits on needles.
-MEAN_X, MEAN_Y, ROOT_X, ROOT_XY, ROOT_Y, OPACITY = range(6)
+# Columns of a packed splat, float64. The kernels draw 2^-(u^2 + v^2 + FADE) with u = ROOT_X dx + ROOT_XY dy and
+# v = ROOT_Y dy, the Cholesky factor of the conic (in units that make exp a power of two, and with the opacity inside):
+# a dx^2 + 2 b dx dy + c dy^2 would lose most of its digits on needles.
+MEAN_X, MEAN_Y, ROOT_X, ROOT_XY, ROOT_Y, FADE = range(6)
 # The ellipse on which the splat's alpha falls to 1/255: in the row at height v above the centre it spans
 # SLOPE v +- sqrt(WIDTH2 - DROP v^2), it is HALF_Y high, and its rightmost point has v = RIGHT_V.
 SLOPE, WIDTH2, DROP, RIGHT_V, HALF_Y = range(6, 11)
 PACKED = 11
 
+# Columns of an entry, a splat inside one tile, float32. At the pixel (x, y) of the tile u = START_U + STEP_X x +
+# STEP_XY y and v = START_V + STEP_Y y: the large parts of a distant centre are taken together in float64, before they
+# are rounded. The last two are int32 in the same memory: the mask of the blocks that the splat touches, and its index.
+START_U, START_V, STEP_X, STEP_XY, STEP_Y, LOCAL_FADE, MASK, SPLAT = range(8)
+LOCAL = 8
+
+LOG2_E = 1.4426950408889634
 _F = np.float32
+_MARGIN = 0.02
+"""Pixels by which an ellipse is taken wider than it is, for rounding."""
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def bound_splats(counter, means2d, conics, opacities, radii, width, height, packed, rects):
+def bound_splats(counter, means2d, conics, opacities, radii, width, height, packed, rects, areas):
     """Pack every visible splat and find its rectangle of tiles.
 
     Args:
@@ -40,6 +75,7 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
         radii: [N, 2] int32 gsplat's pixel radii, 0 where culled.
         packed: [N * PACKED] float64 written.
         rects: [N, 4] int32 written: first and past-the-last tile column and row; empty where nothing is drawn.
+        areas: [N] int32 written: tiles in the rectangle.
 
     A splat reaches the tiles of gsplat's square (mean +- radius), reduced to those that its 1/255 ellipse touches;
     the reduction changes no pixel because alpha is below 1/255 outside. Ellipse quantities are taken in float64:
@@ -52,36 +88,36 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
         start = fetch_add(counter, 0, 1) * PIECE
         if start >= n:
             return
-        for i in range(start, min(n, start + PIECE)):
-            rects[i, 0] = 0
-            rects[i, 1] = 0
-            rects[i, 2] = 0
-            rects[i, 3] = 0
+        for splat_index in range(start, min(n, start + PIECE)):
+            i = at(splat_index)
+            rects[i, 0], rects[i, 1], rects[i, 2], rects[i, 3], areas[i] = 0, 0, 0, 0, 0
             opacity = np.float64(opacities[i])
             if radii[i, 0] <= 0 or radii[i, 1] <= 0 or not opacity * 255.0 >= 1.0 or not conics[i, 0] > 0.0:
                 continue
             x, y = means2d[i, 0], means2d[i, 1]
             a, b, c = np.float64(conics[i, 0]), np.float64(conics[i, 1]), np.float64(conics[i, 2])
+            log_opacity = math.log(opacity)
             # 2 sigma at alpha = 1/255, a little more for the rounding of the kernels' own exponential.
-            level = 2.0 * (math.log(opacity * 255.0) * 1.0001 + 1e-4)
+            level = 2.0 * ((log_opacity + math.log(255.0)) * 1.0001 + 1e-4)
             det = a * c - b * b
+            per_a, per_det = 1.0 / a, 1.0 / det
             if det > 1e-14:
-                half_x = math.sqrt(level * c / det)
-                half_y = math.sqrt(level * a / det)
-                slope, width2, drop, right_v = -b / a, level / a, det / (a * a), -b / c * half_x
+                half_x = math.sqrt(level * c * per_det)
+                half_y = math.sqrt(level * a * per_det)
+                slope, width2, drop, right_v = -b * per_a, level * per_a, det * per_a * per_a, -b / c * half_x
             else:
                 # Too thin for float32: the kernels' own test decides pixel by pixel.
                 half_x = half_y = 1e6
                 slope, width2, drop, right_v = 0.0, 1e12, 0.0, 0.0
-            half_x = half_x * 1.0005 + 0.02
-            half_y = half_y * 1.0005 + 0.02
-            k = i * PACKED
-            packed[k + MEAN_X], packed[k + MEAN_Y], packed[k + OPACITY] = x, y, opacity
-            root = math.sqrt(0.5 * a)
-            packed[k + ROOT_X], packed[k + ROOT_XY] = root, 0.5 * b / root
-            packed[k + ROOT_Y] = math.sqrt(max(0.5 * det / a, 0.0))
-            packed[k + SLOPE], packed[k + WIDTH2] = slope, width2 * 1.001 + 1e-3
-            packed[k + DROP], packed[k + RIGHT_V], packed[k + HALF_Y] = drop, right_v, half_y
+            half_x = half_x * 1.0005 + _MARGIN
+            half_y = half_y * 1.0005 + _MARGIN
+            k = splat_index * PACKED
+            packed[at(k + MEAN_X)], packed[at(k + MEAN_Y)], packed[at(k + FADE)] = x, y, -log_opacity * LOG2_E
+            root = math.sqrt(0.5 * LOG2_E * a)
+            packed[at(k + ROOT_X)], packed[at(k + ROOT_XY)] = root, b * per_a * root
+            packed[at(k + ROOT_Y)] = math.sqrt(max(0.5 * LOG2_E * det * per_a, 0.0))
+            packed[at(k + SLOPE)], packed[at(k + WIDTH2)] = slope, width2 * 1.001 + 1e-3
+            packed[at(k + DROP)], packed[at(k + RIGHT_V)], packed[at(k + HALF_Y)] = drop, right_v, half_y
             # gsplat's rectangle, in its float32 arithmetic.
             tile_x, tile_y = x / _F(TILE), y / _F(TILE)
             reach_x, reach_y = _F(radii[i, 0]) / _F(TILE), _F(radii[i, 1]) / _F(TILE)
@@ -92,55 +128,120 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
             if left < right and top < bottom:
                 rects[i, 0], rects[i, 1] = np.int32(left), np.int32(right)
                 rects[i, 2], rects[i, 3] = np.int32(top), np.int32(bottom)
+                areas[i] = np.int32((right - left) * (bottom - top))
+
+
+@helper
+def mask_splat(packed, k, rect_left, rect_top, wide, high, group_masks, masks, base):
+    """The masks of a splat in the tiles of its rectangle.
+
+    Eight bands (one or two rows of tiles) are treated at once, one a lane: within a band the ellipse reaches farthest
+    right where its rightmost point lies, or, when that is outside the band, on the band's nearest row; the left side is
+    the mirror image.
+
+    Args:
+        packed, k: where the splat's record begins.
+        rect_left, rect_top, wide, high: the rectangle, in tiles.
+        group_masks: [8] int32 scratch.
+        masks: int32 written from ``base`` on, row by row: bit b is set where block b of the tile is touched.
+    """
+    mean_x, mean_y = packed[at(k + MEAN_X)] - rect_left * TILE, packed[at(k + MEAN_Y)] - rect_top * TILE
+    half_y, right_v, width2 = (
+        packed[at(k + HALF_Y)],
+        splat(_F(packed[at(k + RIGHT_V)]), 8),
+        splat(_F(packed[at(k + WIDTH2)]), 8),
+    )
+    slope, drop = splat(_F(packed[at(k + SLOPE)]), 8), splat(_F(packed[at(k + DROP)]), 8)
+    zero, one, per_block = splat(_F(0), 8), splat(np.int32(1), 8), splat(_F(1.0 / BLOCK_WIDTH), 8)
+    none, columns = splat(np.int32(0), 8), splat(np.int32(BLOCK_COLUMNS), 8)
+    most, rows = splat(_F(BLOCK_COLUMNS * wide), 8), ramp(8) * splat(_F(BLOCK_HEIGHT), 8)
+    place = int_ramp(8) * columns & splat(np.int32(BANDS * BLOCK_COLUMNS - 1), 8)
+    for group in range((high * BANDS + 7) // 8):
+        top = rows + splat(_F(group * 8 * BLOCK_HEIGHT + 0.5 - mean_y), 8)
+        bottom = top + splat(_F(BLOCK_HEIGHT - 1), 8)
+        v = minimum(maximum(right_v, top), bottom)
+        right = slope * v + square_root(maximum(width2 - drop * v * v, zero))
+        v = minimum(maximum(zero - right_v, top), bottom)
+        left = slope * v - square_root(maximum(width2 - drop * v * v, zero))
+        # Columns whose pixel centres [4 c + 0.5, 4 c + 3.5] meet [left, right], as a half-open range.
+        right = round_down((right + splat(_F(mean_x + BLOCK_WIDTH - 0.5 + _MARGIN), 8)) * per_block)
+        left = round_up((left + splat(_F(mean_x - BLOCK_WIDTH + 0.5 - _MARGIN), 8)) * per_block)
+        crossed = (top <= splat(_F(half_y), 8)) & (bottom >= splat(_F(-half_y), 8))
+        begin = to_int(minimum(maximum(left, zero), most))
+        end = select(crossed, to_int(minimum(maximum(right, zero), most)), none)
+        for column in range(wide):
+            low, high_bit = minimum(maximum(begin, none), columns), minimum(maximum(end, none), columns)
+            bits = select(high_bit > low, (one << high_bit) - (one << low), none)
+            store(group_masks, 0, or_groups(bits << place, BANDS))
+            begin, end = begin - columns, end - columns
+            for row in range(min(8 // BANDS, high - group * (8 // BANDS))):
+                masks[at(base + (group * (8 // BANDS) + row) * wide + column)] = group_masks[at(row * BANDS)]
 
 
 @njit(nogil=True, cache=True)
-def list_tiles(rects, depths, columns, rows):
-    """The splats of every tile, nearest first.
+def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, touched, tile_counts, order):
+    """Find every splat's masks, and the order of the splats by depth.
 
     Args:
-        rects: [N, 4] from :func:`bound_splats`.
+        counter: [1] int64 work counter; piece 0 is the sort.
+        packed, rects: from :func:`bound_splats`.
+        first_mask: [N + 1] int64 sums of its ``areas``.
         depths: [N] camera z, > 0 where a rectangle is not empty.
         columns: tiles in a row of the image.
-        rows: tiles in a column.
-
-    Returns:
-        offsets [T + 1] int64: tile t (row-major) owns entries offsets[t] to offsets[t + 1].
-        entries [M] int32: the splat of each entry.
-        slots [M] int32: the entry's place when entries are grouped by splat instead of by tile.
-        first_slot [N + 1] int64: where each splat's group starts.
+        masks: [first_mask[N]] int32 written, see :func:`mask_splat`.
+        touched: [N] int64 written: tiles that the splat touches.
+        tile_counts: [T] int64, zeros; receives how many splats touch each tile.
+        order: [N] int32 written: the splats with a rectangle, nearest first.
     """
     n = rects.shape[0]
-    tiles = columns * rows
-    offsets = np.zeros(tiles + 1, np.int64)
-    first_slot = np.zeros(n + 1, np.int64)
+    group_masks = np.empty(8, np.int32)
+    counts = np.zeros(tile_counts.shape[0], np.int64)
+    while True:
+        piece = fetch_add(counter, 0, 1)
+        if piece == 0:
+            sort_by_depth(depths, first_mask, order)
+            continue
+        start = (piece - 1) * PIECE
+        if start >= n:
+            break
+        for i in range(start, min(n, start + PIECE)):
+            k, base = at(i), first_mask[at(i)]
+            if first_mask[at(i + 1)] == base:
+                touched[k] = 0
+                continue
+            left, top = np.int64(rects[k, 0]), np.int64(rects[k, 2])
+            wide, high = rects[k, 1] - left, rects[k, 3] - top
+            mask_splat(packed, i * PACKED, left, top, wide, high, group_masks, masks, base)
+            touches = 0
+            for row in range(high):
+                for column in range(wide):
+                    touch = np.int64(masks[at(base + row * wide + column)] != 0)
+                    counts[at((top + row) * columns + left + column)] += touch
+                    touches += touch
+            touched[k] = touches
+    for tile in range(counts.shape[0]):
+        if counts[tile] > 0:
+            fetch_add(tile_counts, tile, counts[tile])
+
+
+@njit(nogil=True, cache=True)
+def sort_by_depth(depths, first_mask, order):
+    """A stable radix sort with three digits of 11 bits: positive floats sort like their bits."""
+    n = depths.shape[0]
+    bits = depths.view(np.uint32)
+    keys, other_keys = np.empty(n, np.uint32), np.empty(n, np.uint32)
+    here, there = np.empty(n, np.int32), order
+    histogram = np.zeros((3, 2048), np.int64)
     visible = 0
     for i in range(n):
-        area = (rects[i, 1] - rects[i, 0]) * (rects[i, 3] - rects[i, 2])
-        first_slot[i + 1] = first_slot[i] + area
-        if area > 0:
+        if first_mask[at(i + 1)] > first_mask[at(i)]:
+            key = bits[at(i)]
+            keys[at(visible)], here[at(visible)] = key, i
             visible += 1
-            for row in range(rects[i, 2], rects[i, 3]):
-                for column in range(rects[i, 0], rects[i, 1]):
-                    offsets[row * columns + column + 1] += 1
-    for t in range(tiles):
-        offsets[t + 1] += offsets[t]
-
-    # Positive floats sort like their bits: a stable radix sort with three digits of 11 bits.
-    bits = depths.view(np.uint32)
-    keys, other_keys = np.empty(visible, np.uint32), np.empty(visible, np.uint32)
-    order, other_order = np.empty(visible, np.int32), np.empty(visible, np.int32)
-    histogram = np.zeros((3, 2048), np.int64)
-    k = 0
-    for i in range(n):
-        if first_slot[i + 1] > first_slot[i]:
-            key = bits[i]
-            keys[k] = key
-            order[k] = i
-            k += 1
             histogram[0, key & np.uint32(2047)] += 1
             histogram[1, (key >> np.uint32(11)) & np.uint32(2047)] += 1
             histogram[2, key >> np.uint32(22)] += 1
+    # After three passes the result lies in ``order``.
     for digit in range(3):
         total = 0
         for value in range(2048):
@@ -149,26 +250,68 @@ def list_tiles(rects, depths, columns, rows):
             total += count
         shift = np.uint32(11 * digit)
         for j in range(visible):
-            value = (keys[j] >> shift) & np.uint32(2047)
-            place = histogram[digit, value]
-            histogram[digit, value] = place + 1
-            other_keys[place] = keys[j]
-            other_order[place] = order[j]
+            value = (keys[at(j)] >> shift) & np.uint32(2047)
+            place = histogram[at(digit), value]
+            histogram[at(digit), value] = place + 1
+            other_keys[at(place)], there[at(place)] = keys[at(j)], here[at(j)]
         keys, other_keys = other_keys, keys
-        order, other_order = other_order, order
+        here, there = there, here
 
-    cursor = offsets[:tiles].copy()
-    entries = np.empty(offsets[tiles], np.int32)
-    slots = np.empty(offsets[tiles], np.int32)
-    for j in range(visible):
-        i = order[j]
-        slot = first_slot[i]
-        for row in range(rects[i, 2], rects[i, 3]):
-            for column in range(rects[i, 0], rects[i, 1]):
-                tile = row * columns + column
-                place = cursor[tile]
-                cursor[tile] = place + 1
-                entries[place] = i
-                slots[place] = slot
-                slot += 1
-    return offsets, entries, slots, first_slot
+
+@njit(nogil=True, cache=True)
+def fill_tiles(
+    counter, packed, rects, first_mask, masks, first_slot, order, visible, columns, rows, rows_at_once, offsets,
+    local, words, slots,
+):  # fmt: skip
+    """Write the list of every tile, nearest splat first.
+
+    Args:
+        counter: [1] int64 work counter; a piece is ``rows_at_once`` rows of tiles.
+        packed, rects: from :func:`bound_splats`.
+        first_mask, masks, order: from :func:`mask_and_sort`.
+        first_slot: [N + 1] int64 sums of its ``touched``.
+        visible: how many splats ``order`` holds.
+        columns, rows: tiles in the image.
+        offsets: [T + 1] int64 sums of ``tile_counts``: tile t (row-major) owns entries offsets[t] to offsets[t + 1].
+        local, words: [M * LOCAL] written: the entries' columns from ``START_U`` on, the same memory as float32 and as
+            int32.
+        slots: [M] int32 written: the entry's place when entries are grouped by splat instead of by tile.
+    """
+    while True:
+        first_row = fetch_add(counter, 0, 1) * rows_at_once
+        if first_row >= rows:
+            return
+        end_row = min(rows, first_row + rows_at_once)
+        cursor = offsets[first_row * columns : end_row * columns].copy()
+        for j in range(visible):
+            if j + AHEAD < visible:
+                later = np.int64(order[at(j + AHEAD)])
+                prefetch(packed, later * PACKED)
+                prefetch(packed, later * PACKED + 8)
+                prefetch(masks, first_mask[at(later)])
+            i = np.int64(order[at(j)])
+            left, right = np.int64(rects[at(i), 0]), np.int64(rects[at(i), 1])
+            top, bottom = np.int64(rects[at(i), 2]), np.int64(rects[at(i), 3])
+            if bottom <= first_row or top >= end_row:
+                continue
+            here, slot, k = first_mask[at(i)], first_slot[at(i)], i * PACKED
+            root_x, root_xy, root_y = packed[at(k + ROOT_X)], packed[at(k + ROOT_XY)], packed[at(k + ROOT_Y)]
+            mean_x, mean_y, fade = packed[at(k + MEAN_X)], packed[at(k + MEAN_Y)], packed[at(k + FADE)]
+            for row in range(top, min(bottom, end_row)):
+                y = mean_y - row * TILE
+                for column in range(left, right):
+                    mask = masks[at(here)]
+                    here += 1
+                    if mask == 0:
+                        continue
+                    slot += 1
+                    if row < first_row:
+                        continue
+                    tile = (row - first_row) * columns + column
+                    place = cursor[at(tile)]
+                    cursor[at(tile)] = place + 1
+                    slots[at(place)] = slot - 1
+                    x, to = mean_x - column * TILE, place * LOCAL
+                    local[at(to + START_U)], local[at(to + START_V)] = root_x * x + root_xy * y, root_y * y
+                    local[at(to + STEP_X)], local[at(to + STEP_XY)], local[at(to + STEP_Y)] = -root_x, -root_xy, -root_y
+                    local[at(to + LOCAL_FADE)], words[at(to + MASK)], words[at(to + SPLAT)] = fade, mask, i

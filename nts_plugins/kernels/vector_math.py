@@ -9,10 +9,9 @@ from numba.extending import intrinsic
 
 from nts_plugins.kernels.vectors import FLAGS, LANES, VectorType, constant, element_pointer, is_vector, llvm_type
 
-LOG2_E = 1.4426950408889634
-POWER_OF_TWO = (1.5345812e-4, 1.3399931e-3, 9.6184891e-3, 5.5503286e-2, 2.4022646e-1, 6.9314718e-1, 1.0)
-"""Polynomial for 2^x on [-1/2, 1/2], highest power first: relative error below 2e-9 (weighted least squares, weights
-driven to equal ripples)."""
+POWER_OF_TWO = (-1.32647273e-3, 9.67151282e-3, -5.55073374e-2, 2.40222421e-1, -6.93146978e-1, 1.0)
+"""Polynomial for 2^-x on [-1/2, 1/2], highest power first: relative error below 1.1e-7 (weighted least squares, weights
+driven to equal ripples, the last coefficient held at 1)."""
 
 
 def _call(builder, name: str, result, args):
@@ -38,22 +37,26 @@ def select(typingctx, mask, a, b):
     return a(mask, a, b), lambda context, builder, sig, args: builder.select(*args)
 
 
+def _compare(builder, symbol: str, vector, args):
+    return builder.fcmp_ordered(symbol, *args) if vector.kind == "f32" else builder.icmp_signed(symbol, *args)
+
+
 @intrinsic
 def minimum(typingctx, a, b):
-    """The smaller of two f32 vectors; b where a is NaN."""
+    """The smaller of two f32 or i32 vectors; b where a is NaN."""
 
     def codegen(context, builder, sig, args):
-        return builder.select(builder.fcmp_ordered("<", *args), *args)
+        return builder.select(_compare(builder, "<", a, args), *args)
 
     return a(a, b), codegen
 
 
 @intrinsic
 def maximum(typingctx, a, b):
-    """The larger of two f32 vectors; b where a is NaN."""
+    """The larger of two f32 or i32 vectors; b where a is NaN."""
 
     def codegen(context, builder, sig, args):
-        return builder.select(builder.fcmp_ordered(">", *args), *args)
+        return builder.select(_compare(builder, ">", a, args), *args)
 
     return a(a, b), codegen
 
@@ -147,45 +150,61 @@ def sum_lanes_of_eight(typingctx, a, b, c, d, e, f, g, h):
     return VectorType("f32", 8)(a, b, c, d, e, f, g, h), codegen
 
 
-@intrinsic
-def or_lanes(typingctx, a):
-    """The bitwise or of the lanes of an i32 vector."""
-    return types.int32(a), lambda context, builder, sig, args: _reduce(builder, args[0], a.lanes, builder.or_)
+@intrinsic(prefer_literal=True)
+def or_groups(typingctx, a, size):
+    """The bitwise or of the first ``size`` lanes of an i32 vector, of the next, ...: an i32 vector of as many lanes,
+    in which the result of a group stands in its first lane."""
+
+    def codegen(context, builder, sig, args):
+        value, step = args[0], size.literal_value // 2
+        while step > 0:
+            indices = [(i + step) % a.lanes for i in range(a.lanes)]
+            turn = ir.Constant(ir.VectorType(ir.IntType(32), a.lanes), indices)
+            value = builder.or_(value, builder.shuffle_vector(value, value, turn))
+            step //= 2
+        return value
+
+    return a(a, size), codegen
 
 
 @intrinsic
-def exp_negative(typingctx, a, table):
-    """exp(-a) for 0 <= a <= 80 with a relative error below 2e-7; ``table`` is :func:`exp_table`.
+def trailing_zeros(typingctx, a):
+    """How many of the lowest bits of an int64 are 0; 64 for 0."""
 
-    -a / ln 2 is split into an integer n and a rest in [-1/2, 1/2] by adding and subtracting 1.5 * 2^23, 2^rest is a
-    polynomial of degree 6, and n is added to the exponent bits. The polynomial's coefficients come from memory, as
-    operands of the instructions that use them: as constants they would fill half of the registers.
+    def codegen(context, builder, sig, args):
+        return builder.cttz(args[0], ir.Constant(ir.IntType(1), 0))
+
+    return types.int64(types.int64), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, a, table):
+    """2^-a for -100 <= a <= 100 with a relative error below 2e-7; ``table`` is :func:`power_table`.
+
+    a is split into an integer n and a rest in [-1/2, 1/2] by adding and subtracting 1.5 * 2^23, 2^-rest is a polynomial
+    of degree 5, and -n is added to the exponent bits. The polynomial's coefficients come from memory, as operands of
+    the instructions that use them: as constants they would fill half of the registers.
     """
 
     def codegen(context, builder, sig, args):
         floats, ints = llvm_type("f32", a.lanes), llvm_type("i32", a.lanes)
-
-        def fused(x, y, z):
-            return _call(builder, f"llvm.fmuladd.v{a.lanes}f32", floats, [x, y, z])
 
         def coefficient(i):
             place = ir.Constant(context.get_value_type(types.intp), i * a.lanes)
             return builder.load(element_pointer(context, builder, sig.args[1], args[1], place, floats), align=4)
 
         magic = constant(floats, 12582912.0)
-        shifted = builder.fadd(builder.fmul(args[0], constant(floats, -LOG2_E)), magic)
-        whole = builder.fsub(shifted, magic)
-        # From the unrounded product where it can be fused: most of the error would come from rounding that.
-        rest = fused(args[0], constant(floats, -LOG2_E), builder.fneg(whole))
+        shifted = builder.fsub(magic, args[0])
+        rest = builder.fadd(args[0], builder.fsub(shifted, magic))
         power = coefficient(0)
         for i in range(1, len(POWER_OF_TWO)):
-            power = fused(power, rest, coefficient(i))
+            power = _call(builder, f"llvm.fmuladd.v{a.lanes}f32", floats, [power, rest, coefficient(i)])
         exponent = builder.shl(builder.bitcast(shifted, ints), constant(ints, 23))
         return builder.bitcast(builder.add(builder.bitcast(power, ints), exponent), floats)
 
     return a(a, table), codegen
 
 
-def exp_table() -> np.ndarray:
-    """The coefficients that :func:`exp_negative` reads, each in every lane: float32 [7 * LANES]."""
+def power_table() -> np.ndarray:
+    """The coefficients that :func:`power_of_two` reads, each in every lane: float32 [6 * LANES]."""
     return np.repeat(np.array(POWER_OF_TWO, np.float32), LANES)

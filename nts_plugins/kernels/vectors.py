@@ -15,11 +15,11 @@ live in registers only; they are loaded from and stored to one-dimensional conti
 
 import operator
 import os
-from typing import Dict
+from typing import Callable, Dict
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, types
+from numba import config, njit, types
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -44,6 +44,15 @@ LANES = int(os.environ.get("NTS_CPU_LANES", "0")) or (16 if _cpu_features().get(
 so use another NUMBA_CACHE_DIR with it."""
 if LANES not in (8, 16):
     raise ValueError(f"NTS_CPU_LANES={LANES} must be 8 or 16.")
+
+
+def helper(function: Callable) -> Callable:
+    """Compile a function that kernels call in their inner loops.
+
+    It may not make arrays. In return numba does not count references to the arrays that come in, which costs an atomic
+    operation for each of them in every call, and more with every thread that does the same.
+    """
+    return njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
 
 
 class VectorType(types.Type):
@@ -220,6 +229,41 @@ def store(typingctx, array, index, value):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, value), codegen
+
+
+@intrinsic
+def at(typingctx, index):
+    """``array[at(i)]``: an index that is known not to be negative.
+
+    numba counts negative indices from the end, as Python does, and asks at every access: that takes longer than the
+    access. It does not ask when the index is unsigned. Arithmetic goes inside the brackets, since numba turns the sum
+    of an unsigned and a signed number into a float.
+    """
+
+    def codegen(context, builder, sig, args):
+        return args[0]
+
+    return types.uint64(types.int64), codegen
+
+
+def _prefetch(write: bool, doc: str):
+    def prefetch(typingctx, array, index):
+        def codegen(context, builder, sig, args):
+            data = context.make_array(sig.args[0])(context, builder, args[0]).data
+            place = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+            flags = [ir.Constant(ir.IntType(32), flag) for flag in (int(write), 3, 1)]
+            kind = ir.FunctionType(ir.VoidType(), [place.type, *(flag.type for flag in flags)])
+            builder.call(builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind), [place, *flags])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), codegen
+
+    prefetch.__doc__ = doc
+    return intrinsic(prefetch)
+
+
+prefetch = _prefetch(False, "Start to fetch the cache line of ``array[index]``, which will be read.")
+prefetch_to_write = _prefetch(True, "Start to fetch the cache line of ``array[index]``, which will be written.")
 
 
 @intrinsic

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import blocks, composite, harmonics, lifting, projection, tiles
-from nts_plugins.kernels.threads import run
+from nts_plugins.kernels.threads import run, thread_count
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.sh import camera_centres
 
@@ -77,13 +77,13 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     for c in range(viewmats.shape[0]):
         view = _project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
-        records = np.empty(len(lists.entries) * (1 + width), np.float32)
+        records = np.empty(len(lists.slots) * composite.whole_vectors(1 + width), np.float32)
         run(
-            lifting.lift_maps, lists.packed, width, lists.offsets, lists.entries, lists.slots,
-            settings.width, settings.height, _constants(settings), _flat(features[c]), records,
+            lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
+            settings.width, settings.height, _constants(settings), _flat(features[c]), width, records,
         )  # fmt: skip
         weights, lifted = np.empty(len(gaussians), np.float32), np.empty(len(gaussians) * width, np.float32)
-        run(composite.gather_records, lists.first_slot, records, 1, width, weights, lifted)
+        run(composite.gather_lifted, lists.first_slot, records, width, weights, lifted)
         sums += torch.from_numpy(lifted).view(-1, width)
         totals += torch.from_numpy(weights)
     return Lifted(features=sums, weights=totals)
@@ -222,22 +222,45 @@ class _Harmonics(torch.autograd.Function):
 
 
 class _TileLists(NamedTuple):
-    """Packed splats and the depth-ordered list of each tile, see ``kernels.tiles``."""
+    """The splats of each tile, nearest first, see ``kernels.tiles``: M entries in T tiles."""
 
-    packed: np.ndarray
-    offsets: np.ndarray
-    entries: np.ndarray
-    slots: np.ndarray
-    first_slot: np.ndarray
+    offsets: np.ndarray  # [T + 1]
+    local: np.ndarray  # [M * LOCAL] float32
+    words: np.ndarray  # the same memory as int32
+    slots: np.ndarray  # [M]
+    first_slot: np.ndarray  # [N + 1]
 
 
 def _tile_lists(view: _View, settings: Settings) -> _TileLists:
-    n = len(view.radii)
-    packed, rects = np.empty(n * tiles.PACKED, np.float64), np.empty((n, 4), np.int32)
+    n, (columns, rows) = len(view.radii), _tile_grid(settings)
+    packed = np.empty(n * tiles.PACKED, np.float64)
+    rects, areas = np.empty((n, 4), np.int32), np.empty(n, np.int32)
     arrays = [_numpy(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
-    run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects)
-    columns, rows = _tile_grid(settings)
-    return _TileLists(packed, *tiles.list_tiles(rects, _numpy(view.depths), columns, rows))
+    run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects, areas)
+    first_mask = _running_sums(areas)
+    masks, touched, order = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64), np.empty(n, np.int32)
+    tile_counts = np.zeros(columns * rows, np.int64)
+    run(
+        tiles.mask_and_sort, packed, rects, first_mask, _numpy(view.depths), columns,
+        masks, touched, tile_counts, order,
+    )  # fmt: skip
+    first_slot, offsets = _running_sums(touched), _running_sums(tile_counts)
+    local, slots = np.empty(offsets[-1] * tiles.LOCAL, np.float32), np.empty(offsets[-1], np.int32)
+    words = local.view(np.int32)
+    # Every piece walks through all splats: no more pieces than keep the threads busy to the end.
+    pieces = 1 if thread_count() == 1 else 4 * thread_count()
+    run(
+        tiles.fill_tiles, packed, rects, first_mask, masks, first_slot, order, np.count_nonzero(areas),
+        columns, rows, math.ceil(rows / pieces), offsets, local, words, slots,
+    )  # fmt: skip
+    return _TileLists(offsets, local, words, slots, first_slot)
+
+
+def _running_sums(counts: np.ndarray) -> np.ndarray:
+    """[K + 1] int64: 0, then the sum of the first, of the first two, ... of K counts."""
+    sums = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=sums[1:])
+    return sums
 
 
 def _tile_grid(settings: Settings) -> Tuple[int, int]:
@@ -261,33 +284,37 @@ class _Composite(torch.autograd.Function):
         image, behind = np.empty(height * width * channels, np.float32), np.empty(height * width, np.float32)
         used = np.zeros(len(lists.offsets) - 1, np.int64)
         run(
-            composite.composite_forward, lists.packed, flat_values, channels, lists.offsets, lists.entries,
-            width, height, backdrop, _constants(settings), image, behind, used,
+            composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
+            backdrop, _constants(settings), image, behind, used,
         )  # fmt: skip
-        ctx.saved = (lists, flat_values, backdrop, used, behind)
+        ctx.saved = (lists, _flat(means2d), _numpy(opacities), flat_values, backdrop, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
         return torch.from_numpy(image).view(height, width, channels), 1.0 - torch.from_numpy(behind).view(height, width)
 
     @staticmethod
     def backward(ctx: Any, grad_image, grad_alphas):
-        lists, values, backdrop, used, behind = ctx.saved
+        lists, means2d, opacities, values, backdrop, used, behind = ctx.saved
         height, width, channels = ctx.shape
-        records = np.empty(len(lists.entries) * (composite.RECORD + channels), np.float32)
+        n, size = len(opacities), composite.RECORD + composite.whole_vectors(channels)
+        records = np.empty(len(lists.slots) * size, np.float32)
         run(
-            composite.composite_backward, lists.packed, values, channels, lists.offsets, lists.entries, lists.slots,
-            used, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas), records,
+            composite.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d, values,
+            channels, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas),
+            records,
         )  # fmt: skip
-        n = len(lists.first_slot) - 1
-        grads, grad_values = np.empty(n * composite.RECORD, np.float32), np.empty(n * channels, np.float32)
-        run(composite.gather_records, lists.first_slot, records, composite.RECORD, channels, grads, grad_values)
-        head = torch.from_numpy(grads).view(n, composite.RECORD)
+        grad_means2d, grad_abs, grad_conics = (np.empty((n, columns), np.float32) for columns in (2, 2, 3))
+        grad_opacities, grad_values = np.empty(n, np.float32), np.empty(n * channels, np.float32)
+        run(
+            composite.gather_gradients, lists.first_slot, records, opacities, channels,
+            grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
+        )  # fmt: skip
         if ctx.absgrad is not None:
-            ctx.absgrad += head[:, 6:8]
+            ctx.absgrad += torch.from_numpy(grad_abs)
         grad_background = None
         if ctx.needs_input_grad[4]:
             grad_background = torch.from_numpy(behind) @ grad_image.reshape(-1, channels)
-        grad_values_tensor = torch.from_numpy(grad_values).view(n, channels)
-        return head[:, :2], head[:, 2:5], head[:, 5], grad_values_tensor, grad_background, None, None, None
+        by_splat = (torch.from_numpy(array) for array in (grad_means2d, grad_conics, grad_opacities))
+        return (*by_splat, torch.from_numpy(grad_values).view(n, channels), grad_background, None, None, None)
 
 
 def _backdrop(
@@ -311,7 +338,7 @@ def _lift_view_ids(view: _View, ids: Tensor, settings: Settings) -> Tuple[Tensor
     """Splats, ids and weights of one camera, sorted by splat, then by id."""
     lists, width, height = _tile_lists(view, settings), settings.width, settings.height
     flat_ids = ids.detach().to(torch.int64).contiguous().view(-1).numpy()
-    n_tiles, n_entries, n = len(lists.offsets) - 1, len(lists.entries), len(lists.first_slot) - 1
+    n_tiles, n_entries, n = len(lists.offsets) - 1, len(lists.slots), len(lists.first_slot) - 1
     counts = np.zeros(n_tiles, np.int64)
     run(lifting.count_tile_ids, flat_ids, width, height, counts)
     first_cell = np.concatenate([[0], np.cumsum(np.diff(lists.offsets) * counts)])
@@ -319,7 +346,7 @@ def _lift_view_ids(view: _View, ids: Tensor, settings: Settings) -> Tuple[Tensor
     slot_cell, slot_tile = np.empty(n_entries, np.int64), np.empty(n_entries, np.int32)
     tile_ids = np.empty(n_tiles * tiles.TILE * tiles.TILE, np.int64)
     run(
-        lifting.lift_tile_ids, lists.packed, lists.offsets, lists.entries, lists.slots, width, height,
+        lifting.lift_tile_ids, lists.local, lists.words, lists.slots, lists.offsets, width, height,
         _constants(settings), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
     )  # fmt: skip
     room = np.concatenate([[0], np.cumsum(counts[slot_tile])])[lists.first_slot]
