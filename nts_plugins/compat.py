@@ -5,6 +5,7 @@ The module itself imports only the standard library, because torch calls :func:`
 end of its own import.
 """
 
+import functools
 import importlib.util
 from importlib import metadata
 from pathlib import Path
@@ -46,6 +47,7 @@ def make_torchvision_importable() -> None:
         return
 
 
+@functools.cache
 def version_of(distribution: str) -> tuple[int, ...]:
     """Release numbers of an installed distribution, ``(1, 4, 0)`` for gsplat 1.4.0; ``()`` when it is not installed."""
     try:

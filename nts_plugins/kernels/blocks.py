@@ -77,6 +77,13 @@ def pixel_in_tile(p):
 
 
 @helper
+def pixel_at(x, y):
+    """The inverse of :func:`pixel_in_tile`."""
+    block = (y // BLOCK_HEIGHT) * BLOCK_COLUMNS + x // BLOCK_WIDTH
+    return block * LANES + (y % BLOCK_HEIGHT) * BLOCK_WIDTH + x % BLOCK_WIDTH
+
+
+@helper
 def list_blocks(words, start, stop, capacity, members, sizes):
     """Which of the entries in [start, stop) touch each block, in order.
 
@@ -123,8 +130,9 @@ def _weights_kernel(keep: bool):
                 store(trace, (2 * n + 1) * LANES, through)
             picked[at(n)] = j
             through = select(adds, after, select(seen, zero - absolute(through), through))
-            n += np.int64(any_lane(adds))
-            if not any_lane(through > zero):
+            if any_lane(adds):
+                n += 1
+            elif not any_lane(through > zero):
                 break
         store(left, pixel, through)
         return n, any_lane(through > zero)

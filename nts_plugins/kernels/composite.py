@@ -266,24 +266,37 @@ def project_values(values, picked, n, stride, by_channel, out):
 def add_outer(weights, picked, n, basis, wide, out, out_stride):
     """out[picked[i], c] += sum_pixel weights[i, pixel] basis[pixel, c] for c < wide, a multiple of 8.
 
-    The adjoint of :func:`accumulate`. Eight channels of half a block's pixels stay in registers while splats go by.
+    The adjoint of :func:`accumulate`. Some channels of eight pixels stay in registers while splats go by.
     """
-    for c in range(0, wide, 8):
-        for half in range(0, LANES, 8):
-            o = half * wide + c
-            b0, b1 = load(basis, o, 8), load(basis, o + wide, 8)
-            b2, b3 = load(basis, o + 2 * wide, 8), load(basis, o + 3 * wide, 8)
-            b4, b5 = load(basis, o + 4 * wide, 8), load(basis, o + 5 * wide, 8)
-            b6, b7 = load(basis, o + 6 * wide, 8), load(basis, o + 7 * wide, 8)
-            for i in range(n):
-                k = i * LANES + half
-                place = picked[at(i)] * out_stride + c
-                even = fma(broadcast(weights, k, 8), b0, load(out, place, 8))
-                odd = broadcast(weights, k + 1, 8) * b1
-                even, odd = fma(broadcast(weights, k + 2, 8), b2, even), fma(broadcast(weights, k + 3, 8), b3, odd)
-                even, odd = fma(broadcast(weights, k + 4, 8), b4, even), fma(broadcast(weights, k + 5, 8), b5, odd)
-                even, odd = fma(broadcast(weights, k + 6, 8), b6, even), fma(broadcast(weights, k + 7, 8), b7, odd)
-                store(out, place, even + odd)
+    c = 0
+    while c + LANES <= wide:
+        add_outer_columns(weights, picked, n, basis, wide, c, out, out_stride, LANES)
+        c += LANES
+    if c < wide:
+        add_outer_columns(weights, picked, n, basis, wide, c, out, out_stride, 8)
+
+
+@helper
+def add_outer_columns(weights, picked, n, basis, wide, c, out, out_stride, columns):
+    """:func:`add_outer` for the ``columns`` channels from ``c`` on, a literal."""
+    for pixels in range(0, LANES, 8):
+        o = pixels * wide + c
+        b0, b1 = load(basis, o, columns), load(basis, o + wide, columns)
+        b2, b3 = load(basis, o + 2 * wide, columns), load(basis, o + 3 * wide, columns)
+        b4, b5 = load(basis, o + 4 * wide, columns), load(basis, o + 5 * wide, columns)
+        b6, b7 = load(basis, o + 6 * wide, columns), load(basis, o + 7 * wide, columns)
+        for i in range(n):
+            k = i * LANES + pixels
+            place = picked[at(i)] * out_stride + c
+            even = fma(broadcast(weights, k, columns), b0, load(out, place, columns))
+            odd = broadcast(weights, k + 1, columns) * b1
+            even = fma(broadcast(weights, k + 2, columns), b2, even)
+            odd = fma(broadcast(weights, k + 3, columns), b3, odd)
+            even = fma(broadcast(weights, k + 4, columns), b4, even)
+            odd = fma(broadcast(weights, k + 5, columns), b5, odd)
+            even = fma(broadcast(weights, k + 6, columns), b6, even)
+            odd = fma(broadcast(weights, k + 7, columns), b7, odd)
+            store(out, place, even + odd)
 
 
 @helper
@@ -438,11 +451,11 @@ def gather_gradients(
 
 @njit(nogil=True, cache=True)
 def gather_lifted(counter, first_slot, records, channels, weights, features):
-    """Sum each splat's records of ``lifting.lift_maps``.
+    """Add each splat's records of ``lifting.lift_maps`` to what it has from other pictures.
 
     Args:
-        weights: [N] written.
-        features: [N * channels] written.
+        weights: [N], added to.
+        features: [N * channels], added to.
     """
     n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels)
     total = np.empty(size, _F)
@@ -451,7 +464,9 @@ def gather_lifted(counter, first_slot, records, channels, weights, features):
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):
-            sum_records(records, first_slot[i], first_slot[i + 1], size, total)
-            weights[i] = total[channels]
-            for c in range(channels):
-                features[i * channels + c] = total[c]
+            first, last = first_slot[at(i)], first_slot[at(i + 1)]
+            if last > first:
+                sum_records(records, first, last, size, total)
+                weights[at(i)] += total[channels]
+                for c in range(channels):
+                    features[at(i * channels + c)] += total[at(c)]

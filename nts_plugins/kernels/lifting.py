@@ -4,11 +4,11 @@
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_in_tile, start_tile
+from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pixel_in_tile, start_tile
 from nts_plugins.kernels.composite import BATCH, PIECE, add_outer, whole_vectors
 from nts_plugins.kernels.tiles import BLOCKS, PIXELS, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
-from nts_plugins.kernels.vectors import LANES, fetch_add, helper, load, prefetch_to_write
+from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, prefetch_to_write, splat, store
 
 _F = np.float32
 
@@ -45,7 +45,7 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
             stop = min(start + BATCH, offsets[tile + 1])
             for j in range(start, stop):
                 for line in range(0, size, 16):
-                    prefetch_to_write(records, np.int64(slots[j]) * size + line)
+                    prefetch_to_write(records, np.int64(slots[at(j)]) * size + line)
             sums[: (stop - start) * wide] = _F(0)
             totals[: stop - start] = _F(0)
             if any_unfinished:
@@ -60,25 +60,29 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
                     )
                     any_unfinished |= unfinished[b]
                     for i in range(n):
-                        totals[picked[i]] += sum_lanes(load(weights, i * LANES, LANES))
+                        totals[at(picked[at(i)])] += sum_lanes(load(weights, i * LANES, LANES))
                     add_outer(weights, picked, n, tile_features[p * wide :], wide, sums, wide)
             for j in range(stop - start):
-                at = np.int64(slots[start + j]) * size
-                for c in range(channels):
-                    records[at + c] = sums[j * wide + c]
-                records[at + channels] = totals[j]
-                for c in range(channels + 1, size):
-                    records[at + c] = _F(0)
+                place = np.int64(slots[at(start + j)]) * size
+                for c in range(channels, size):
+                    records[at(place + c)] = _F(0)
+                for c in range(0, channels, 4):
+                    store(records, place + c, load(sums, j * wide + c, 4))
+                records[at(place + channels)] = totals[at(j)]
 
 
 @helper
 def load_tile(features, x0, y0, width, height, channels, wide, tile_features):
     """A tile's pixels block by block, [PIXELS, wide]; zero outside the picture."""
-    for p in range(PIXELS):
-        x, y = pixel_in_tile(p)
-        inside, at = x0 + x < width and y0 + y < height, ((y0 + y) * width + x0 + x) * channels
-        for c in range(channels):
-            tile_features[p * wide + c] = features[at + c] if inside else _F(0)
+    # Along the picture's rows, as they lie in memory.
+    for y in range(TILE):
+        for x in range(TILE):
+            inside, source = x0 + x < width and y0 + y < height, ((y0 + y) * width + x0 + x) * channels
+            place = pixel_at(x, y) * wide
+            for c in range(0, channels // 8 * 8, 8):
+                store(tile_features, place + c, load(features, source + c, 8) if inside else splat(_F(0), 8))
+            for c in range(channels // 8 * 8, channels):
+                tile_features[at(place + c)] = features[at(source + c)] if inside else _F(0)
 
 
 @helper

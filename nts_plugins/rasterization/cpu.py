@@ -73,7 +73,7 @@ def rasterize(
 def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings, features: Tensor) -> Lifted:
     """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
-    sums, totals = torch.zeros(len(gaussians), width), torch.zeros(len(gaussians))
+    sums, weights = np.zeros(len(gaussians) * width, np.float32), np.zeros(len(gaussians), np.float32)
     for c in range(viewmats.shape[0]):
         view = _project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
@@ -82,11 +82,8 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
             settings.width, settings.height, _constants(settings), _flat(features[c]), width, records,
         )  # fmt: skip
-        weights, lifted = np.empty(len(gaussians), np.float32), np.empty(len(gaussians) * width, np.float32)
-        run(composite.gather_lifted, lists.first_slot, records, width, weights, lifted)
-        sums += torch.from_numpy(lifted).view(-1, width)
-        totals += torch.from_numpy(weights)
-    return Lifted(features=sums, weights=totals)
+        run(composite.gather_lifted, lists.first_slot, records, width, weights, sums)
+    return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))
 
 
 def lift_ids(
