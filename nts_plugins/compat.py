@@ -7,8 +7,12 @@ end of its own import.
 
 import functools
 import importlib.util
+import sys
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Iterator
 
 _torchvision_ops = None
 """Keeps the operator definitions of :func:`make_torchvision_importable` alive for the life of the process."""
@@ -71,6 +75,44 @@ def method_entry_points() -> "list[tuple[metadata.EntryPoint, str]]":
         for entry in distribution.entry_points
         if entry.group == "nerfstudio.method_configs"
     ]
+
+
+@contextmanager
+def point_clouds_without_open3d() -> Iterator[None]:
+    """While nerfstudio's dataparsers run: read their seed points with trimesh instead of open3d.
+
+    They import open3d for nothing but its reader of .ply files. That takes a second, and fails on machines that lack
+    libraries for screens and USB cameras (libGL, libX11, libusb). Nothing is replaced where open3d is imported already.
+    """
+    if "open3d" in sys.modules:
+        yield
+        return
+    stand_in = ModuleType("open3d")
+    stand_in.io = SimpleNamespace(read_point_cloud=_read_point_cloud)  # type: ignore[attr-defined]
+    sys.modules["open3d"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["open3d"]
+
+
+def _read_point_cloud(path: str) -> SimpleNamespace:
+    """Points [N, 3] and colours [N, 3] from 0 to 1, or no colours [0, 3], like open3d's point cloud."""
+    import numpy
+    import trimesh
+
+    from nts_plugins.errors import InputError
+
+    try:
+        cloud = trimesh.load(path, process=False)
+    except Exception as error:  # trimesh raises whatever its parsers stumble over
+        raise InputError(f"The seed points {path} cannot be read: {error}. Make the file again.") from error
+    # A cloud of points has colours, a mesh has them in its visual, and a file without points has neither.
+    points = numpy.asarray(getattr(cloud, "vertices", ()), numpy.float64).reshape(-1, 3)
+    colors = getattr(cloud, "colors", getattr(getattr(cloud, "visual", None), "vertex_colors", ()))
+    colors = numpy.asarray(colors, numpy.float64).reshape(-1, 4)[: len(points), :3]
+    # nerfstudio cuts colour * 255 to whole numbers; the quarter keeps rounding from making them one less.
+    return SimpleNamespace(points=points, colors=(colors + 0.25).clip(0, 255) / 255)
 
 
 def allow_nerfstudio_checkpoints() -> None:

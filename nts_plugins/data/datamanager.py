@@ -20,6 +20,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from nerfstudio.utils.rich_utils import CONSOLE
 
+from nts_plugins import compat
 from nts_plugins.data import checks
 from nts_plugins.data.cameras import region_in_view
 from nts_plugins.data.dataset import SplatDataset
@@ -66,7 +67,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
 
     def __init__(self, config: SplatDatamanagerConfig, *args, **kwargs) -> None:
         data = config.data or config.dataparser.data
-        with checks.explained(data):
+        with checks.explained(data), compat.point_clouds_without_open3d():
             if type(config.dataparser) is NerfstudioDataParserConfig:
                 checks.check_transforms_file(data)
             super().__init__(config, *args, **kwargs)

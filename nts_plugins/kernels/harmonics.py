@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import fetch_add
+from nts_plugins.kernels.vectors import at, fetch_add, helper
 
 PIECE = 512
 """Splats that a thread takes at a time; the camera centre's gradient is summed piece by piece."""
@@ -18,7 +18,7 @@ PIECE = 512
 _F = np.float32
 
 
-@njit(nogil=True, cache=True)
+@helper
 def _basis(x, y, z, degree, basis):
     """Write the (degree + 1)^2 basis functions of the unit direction (x, y, z)."""
     basis[0] = _F(0.28209479177387814)
@@ -42,7 +42,7 @@ def _basis(x, y, z, degree, basis):
         basis[15] = _F(-0.5900435899266435) * x * (x * x - _F(3) * y * y)
 
 
-@njit(nogil=True, cache=True)
+@helper
 def _direction_gradient(x, y, z, degree, g):
     """dL/d(x, y, z) given g[k] = dL/dB_k, taking x, y, z as independent."""
     gx = gy = gz = _F(0)
@@ -79,21 +79,21 @@ def _forward_kernel(fixed: int):
             if start >= n:
                 return
             for i in range(start, min(n, start + PIECE)):
-                at, at_first, at_rest = i * channels, i * first_bands * channels, i * rest_bands * channels
-                if radii[i, 0] <= 0:
+                to, at_first, at_rest = i * channels, i * first_bands * channels, i * rest_bands * channels
+                if radii[at(i), 0] <= 0:
                     for c in range(channels):
-                        colors[at + c] = _F(0)
+                        colors[at(to + c)] = _F(0)
                     continue
-                x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
+                x, y, z = means[at(i), 0] - centre[0], means[at(i), 1] - centre[1], means[at(i), 2] - centre[2]
                 inverse = _F(1) / max(_F(math.sqrt(x * x + y * y + z * z)), _F(1e-12))
                 _basis(x * inverse, y * inverse, z * inverse, degree, basis)
                 for c in range(channels):
                     total = _F(0.5)
                     for k in range(min(bands, first_bands)):
-                        total += basis[k] * first[at_first + k * channels + c]
+                        total += basis[at(k)] * first[at(at_first + k * channels + c)]
                     for k in range(bands - first_bands):
-                        total += basis[first_bands + k] * rest[at_rest + k * channels + c]
-                    colors[at + c] = max(total, _F(0))
+                        total += basis[at(first_bands + k)] * rest[at(at_rest + k * channels + c)]
+                    colors[at(to + c)] = max(total, _F(0))
 
     return colors_forward
 
@@ -119,37 +119,40 @@ def _backward_kernel(fixed: int):
             total_x = total_y = total_z = 0.0
             for i in range(start, min(n, start + PIECE)):
                 at_first, at_rest = i * size_first, i * size_rest
-                if radii[i, 0] <= 0:
+                if radii[at(i), 0] <= 0:
                     grad_first[at_first : at_first + size_first] = _F(0)
                     grad_rest[at_rest : at_rest + size_rest] = _F(0)
-                    grad_means[i, 0] = grad_means[i, 1] = grad_means[i, 2] = _F(0)
+                    grad_means[at(i), 0] = grad_means[at(i), 1] = grad_means[at(i), 2] = _F(0)
                     continue
-                x, y, z = means[i, 0] - centre[0], means[i, 1] - centre[1], means[i, 2] - centre[2]
+                x, y, z = means[at(i), 0] - centre[0], means[at(i), 1] - centre[1], means[at(i), 2] - centre[2]
                 inverse = _F(1) / max(_F(math.sqrt(x * x + y * y + z * z)), _F(1e-12))
                 x, y, z = x * inverse, y * inverse, z * inverse
                 _basis(x, y, z, degree, basis)
                 for c in range(channels):
-                    g[c] = grad_colors[i * channels + c] if colors[i * channels + c] > _F(0) else _F(0)
+                    shown = colors[at(i * channels + c)] > _F(0)
+                    g[at(c)] = grad_colors[at(i * channels + c)] if shown else _F(0)
                 for k in range(used_first):
                     total = _F(0)
                     for c in range(channels):
-                        grad_first[at_first + k * channels + c] = basis[k] * g[c]
-                        total += first[at_first + k * channels + c] * g[c]
-                    grad_basis[k] = total
+                        place = at_first + k * channels + c
+                        grad_first[at(place)] = basis[at(k)] * g[at(c)]
+                        total += first[at(place)] * g[at(c)]
+                    grad_basis[at(k)] = total
                 for k in range(used_rest):
                     total = _F(0)
                     for c in range(channels):
-                        grad_rest[at_rest + k * channels + c] = basis[first_bands + k] * g[c]
-                        total += rest[at_rest + k * channels + c] * g[c]
-                    grad_basis[first_bands + k] = total
+                        place = at_rest + k * channels + c
+                        grad_rest[at(place)] = basis[at(first_bands + k)] * g[at(c)]
+                        total += rest[at(place)] * g[at(c)]
+                    grad_basis[at(first_bands + k)] = total
                 grad_first[at_first + used_first * channels : at_first + size_first] = _F(0)
                 grad_rest[at_rest + used_rest * channels : at_rest + size_rest] = _F(0)
                 gx, gy, gz = _direction_gradient(x, y, z, degree, grad_basis)
                 along = gx * x + gy * y + gz * z
                 gx, gy, gz = (gx - along * x) * inverse, (gy - along * y) * inverse, (gz - along * z) * inverse
-                grad_means[i, 0], grad_means[i, 1], grad_means[i, 2] = gx, gy, gz
+                grad_means[at(i), 0], grad_means[at(i), 1], grad_means[at(i), 2] = gx, gy, gz
                 total_x, total_y, total_z = total_x - gx, total_y - gy, total_z - gz
-            grad_centre[piece, 0], grad_centre[piece, 1], grad_centre[piece, 2] = total_x, total_y, total_z
+            grad_centre[at(piece), 0], grad_centre[at(piece), 1], grad_centre[at(piece), 2] = total_x, total_y, total_z
 
     return colors_backward
 

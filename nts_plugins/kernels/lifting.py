@@ -5,7 +5,9 @@ import numpy as np
 from numba import njit
 
 from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pixel_in_tile, start_tile
-from nts_plugins.kernels.composite import BATCH, PIECE, add_outer, whole_vectors
+from nts_plugins.kernels.composite import BATCH
+from nts_plugins.kernels.composite_gradient import add_outer
+from nts_plugins.kernels.records import PIECE, whole_vectors
 from nts_plugins.kernels.tiles import BLOCKS, PIXELS, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
 from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, prefetch_to_write, splat, store
@@ -22,7 +24,7 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
         local, words, slots, offsets: from ``tiles.fill_tiles``.
         constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
-        records: [M * whole_vectors(channels + 1)] written, to be summed with ``composite.gather_lifted``.
+        records: [M * whole_vectors(channels + 1)] written, to be summed with ``records.gather_lifted``.
     """
     wide, size = (channels + 7) // 8 * 8, whole_vectors(channels + 1)
     members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)

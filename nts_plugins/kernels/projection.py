@@ -14,15 +14,16 @@ import math
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import fetch_add
+from nts_plugins.kernels.vectors import at, fetch_add
 
 PIECE = 512
 """Splats that a thread takes at a time. Gradients of the camera are summed piece by piece, so that they do not depend
 on the number of threads."""
 
 # Columns of the camera array handed to the kernels.
-CAMERA = 12 + 4 + 8
-"""V t row by row (12), fx fy cx cy (4), width, height, near, far, eps2d, radius_clip, alpha_min, antialiased (8)."""
+CAMERA = 12 + 4 + 8 + 4
+"""V t row by row (12), fx fy cx cy (4), width, height, near, far, eps2d, radius_clip, alpha_min, antialiased (8), the
+smallest and largest x/z, then y/z, that are not clamped (4)."""
 
 _F = np.float32
 _LARGEST_RADIUS = 1e9
@@ -53,12 +54,9 @@ def _rotation(quats, i):
 @njit(inline="always")
 def _slopes(camera, x, y, z):
     """x/z and y/z, and both again clamped to 1.3 times the field of view, the range in which EWA is trusted."""
-    fx, fy, cx, cy, width, height = camera[12], camera[13], camera[14], camera[15], camera[16], camera[17]
-    margin_x, margin_y = 0.15 * width / fx, 0.15 * height / fy
-    slope_x, slope_y = x / z, y / z
-    clamped_x = min(max(slope_x, -cx / fx - margin_x), (width - cx) / fx + margin_x)
-    clamped_y = min(max(slope_y, -cy / fy - margin_y), (height - cy) / fy + margin_y)
-    return slope_x, slope_y, clamped_x, clamped_y
+    per_z = 1.0 / z
+    slope_x, slope_y = x * per_z, y * per_z
+    return slope_x, slope_y, min(max(slope_x, camera[24]), camera[25]), min(max(slope_y, camera[26]), camera[27])
 
 
 @njit(inline="always")
@@ -71,10 +69,17 @@ def _transform(camera, means, i):
 
 
 @njit(inline="always")
+def _jacobian(camera, slopes, z):
+    """The entries of J that are not zero: (0, 0), (0, 2), (1, 1), (1, 2)."""
+    per_z = 1.0 / z
+    j00, j11 = camera[12] * per_z, camera[13] * per_z
+    return j00, -j00 * slopes[2], j11, -j11 * slopes[3]
+
+
+@njit(inline="always")
 def _rows(camera, slopes, z):
     """The rows u and v of J V."""
-    fx, fy = camera[12], camera[13]
-    j00, j02, j11, j12 = fx / z, -fx * slopes[2] / z, fy / z, -fy * slopes[3] / z
+    j00, j02, j11, j12 = _jacobian(camera, slopes, z)
     u = (j00 * camera[0] + j02 * camera[8], j00 * camera[1] + j02 * camera[9], j00 * camera[2] + j02 * camera[10])
     v = (j11 * camera[4] + j12 * camera[8], j11 * camera[5] + j12 * camera[9], j11 * camera[6] + j12 * camera[10])
     return u, v
@@ -93,6 +98,17 @@ def _times(row, rotation):
 @njit(inline="always")
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@njit(inline="always")
+def _splat(camera, slopes, z, quats, scales, i):
+    """A splat's factors and image covariance: u and v, the rows of J V Q, scales, a and b, and A A^T (xx, xy, yy)."""
+    u, v = _rows(camera, slopes, z)
+    inverse, unit, rotation = _rotation(quats, i)
+    s = (np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
+    p, r = _times(u, rotation), _times(v, rotation)
+    a, b = (p[0] * s[0], p[1] * s[1], p[2] * s[2]), (r[0] * s[0], r[1] * s[1], r[2] * s[2])
+    return u, v, inverse, unit, rotation, s, p, r, a, b, (_dot(a, a), _dot(a, b), _dot(b, b))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -116,7 +132,8 @@ def project_forward(
         start = fetch_add(counter, 0, 1) * PIECE
         if start >= n:
             return
-        for i in range(start, min(n, start + PIECE)):
+        for index in range(start, min(n, start + PIECE)):
+            i = at(index)
             means2d[i, 0] = means2d[i, 1] = depths[i] = seen_opacities[i] = _F(0)
             conics[i, 0] = conics[i, 1] = conics[i, 2] = _F(0)
             radii[i, 0] = radii[i, 1] = 0
@@ -124,13 +141,7 @@ def project_forward(
             if not (z >= near and z <= far):
                 continue
             slopes = _slopes(camera, x, y, z)
-            u, v = _rows(camera, slopes, z)
-            _, _, rotation = _rotation(quats, i)
-            s = (np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
-            p, r = _times(u, rotation), _times(v, rotation)
-            a = (p[0] * s[0], p[1] * s[1], p[2] * s[2])
-            b = (r[0] * s[0], r[1] * s[1], r[2] * s[2])
-            xx, xy, yy = _dot(a, a), _dot(a, b), _dot(b, b)
+            xx, xy, yy = _splat(camera, slopes, z, quats, scales, i)[-1]
             sharp = xx * yy - xy * xy
             xx, yy = xx + eps2d, yy + eps2d
             det = xx * yy - xy * xy
@@ -159,7 +170,8 @@ def project_forward(
             radii[i, 1] = np.int32(min(extent_y, _LARGEST_RADIUS))
             means2d[i, 0], means2d[i, 1] = px, py
             depths[i] = z
-            conics[i, 0], conics[i, 1], conics[i, 2] = yy / det, -xy / det, xx / det
+            per_det = 1.0 / det
+            conics[i, 0], conics[i, 1], conics[i, 2] = yy * per_det, -xy * per_det, xx * per_det
             seen_opacities[i] = opacity
 
 
@@ -185,7 +197,8 @@ def project_backward(
         if start >= n:
             return
         total[:] = 0.0
-        for i in range(start, min(n, start + PIECE)):
+        for index in range(start, min(n, start + PIECE)):
+            i = at(index)
             if radii[i, 0] <= 0:
                 grad_means[i, 0] = grad_means[i, 1] = grad_means[i, 2] = _F(0)
                 grad_scales[i, 0] = grad_scales[i, 1] = grad_scales[i, 2] = _F(0)
@@ -194,19 +207,14 @@ def project_backward(
                 continue
             x, y, z = _transform(camera, means, i)
             slopes = _slopes(camera, x, y, z)
-            u, v = _rows(camera, slopes, z)
-            inverse, q, rotation = _rotation(quats, i)
-            s = (np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
-            p, r = _times(u, rotation), _times(v, rotation)
-            a = (p[0] * s[0], p[1] * s[1], p[2] * s[2])
-            b = (r[0] * s[0], r[1] * s[1], r[2] * s[2])
-            xx, xy, yy = _dot(a, a), _dot(a, b), _dot(b, b)
+            u, v, inverse, q, rotation, s, p, r, a, b, (xx, xy, yy) = _splat(camera, slopes, z, quats, scales, i)
             sharp = xx * yy - xy * xy
             blurred_xx, blurred_yy = xx + eps2d, yy + eps2d
             det = blurred_xx * blurred_yy - xy * xy
 
             # Conic C = covariance^-1: dL/dcovariance = -C G C, G the symmetric gradient of the conic.
-            c0, c1, c2 = blurred_yy / det, -xy / det, blurred_xx / det
+            per_det = 1.0 / det
+            c0, c1, c2 = blurred_yy * per_det, -xy * per_det, blurred_xx * per_det
             g0, g1, g2 = grad_conics[i, 0], 0.5 * np.float64(grad_conics[i, 1]), grad_conics[i, 2]
             h00, h01 = c0 * g0 + c1 * g1, c0 * g1 + c1 * g2
             h10, h11 = c1 * g0 + c2 * g1, c1 * g1 + c2 * g2
@@ -257,16 +265,17 @@ def project_backward(
             gv = (_dot(rotation[0:3], gr), _dot(rotation[3:6], gr), _dot(rotation[6:9], gr))
             v0, v1 = (camera[0], camera[1], camera[2]), (camera[4], camera[5], camera[6])
             v2 = (camera[8], camera[9], camera[10])
-            j00, j02, j11, j12 = fx / z, -fx * slopes[2] / z, fy / z, -fy * slopes[3] / z
+            j00, j02, j11, j12 = _jacobian(camera, slopes, z)
+            per_z = 1.0 / z
             g02, g12 = _dot(gu, v2), _dot(gv, v2)
             m2x, m2y = np.float64(grad_means2d[i, 0]), np.float64(grad_means2d[i, 1])
             gz_camera = np.float64(grad_depths[i])
-            gz_camera -= (j00 * _dot(gu, v0) + j02 * g02 + j11 * _dot(gv, v1) + j12 * g12) / z
+            gz_camera -= (j00 * _dot(gu, v0) + j02 * g02 + j11 * _dot(gv, v1) + j12 * g12) * per_z
             # The slope x/z moves the mean; inside the clamp it also moves J.
             slope_gx = fx * m2x - (j00 * g02 if slopes[0] == slopes[2] else 0.0)
             slope_gy = fy * m2y - (j11 * g12 if slopes[1] == slopes[3] else 0.0)
-            gx_camera, gy_camera = slope_gx / z, slope_gy / z
-            gz_camera -= (slope_gx * slopes[0] + slope_gy * slopes[1]) / z
+            gx_camera, gy_camera = slope_gx * per_z, slope_gy * per_z
+            gz_camera -= (slope_gx * slopes[0] + slope_gy * slopes[1]) * per_z
             for k in range(3):
                 grad_means[i, k] = camera[k] * gx_camera + camera[4 + k] * gy_camera + camera[8 + k] * gz_camera
                 mean = np.float64(means[i, k])

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import blocks, composite, harmonics, lifting, projection, tiles
+from nts_plugins.kernels import blocks, composite, composite_gradient, harmonics, lifting, projection, tiles
+from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run, thread_count
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.sh import camera_centres
@@ -77,12 +78,12 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     for c in range(viewmats.shape[0]):
         view = _project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
-        records = np.empty(len(lists.slots) * composite.whole_vectors(1 + width), np.float32)
+        records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width), np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
             settings.width, settings.height, _constants(settings), _flat(features[c]), width, records,
         )  # fmt: skip
-        run(composite.gather_lifted, lists.first_slot, records, width, weights, sums)
+        run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
     return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))
 
 
@@ -133,6 +134,9 @@ def _camera_array(viewmat: Tensor, K: Tensor, settings: Settings) -> np.ndarray:
         *(fx, fy, cx, cy, settings.width, settings.height, settings.near_plane, settings.far_plane),
         *(settings.eps2d, settings.radius_clip, settings.rules.alpha_min, float(settings.antialiased)),
     ]
+    for focal, centre, size in ((fx, cx, settings.width), (fy, cy, settings.height)):
+        margin = 0.15 * size / focal
+        plain += [-centre / focal - margin, (size - centre) / focal + margin]
     return np.concatenate([pose, np.array(plain, np.float64)])
 
 
@@ -292,17 +296,17 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, grad_image, grad_alphas):
         lists, means2d, opacities, values, backdrop, used, behind = ctx.saved
         height, width, channels = ctx.shape
-        n, size = len(opacities), composite.RECORD + composite.whole_vectors(channels)
+        n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels)
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
-            composite.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d, values,
-            channels, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas),
+            composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d,
+            values, channels, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas),
             records,
         )  # fmt: skip
         grad_means2d, grad_abs, grad_conics = (np.empty((n, columns), np.float32) for columns in (2, 2, 3))
         grad_opacities, grad_values = np.empty(n, np.float32), np.empty(n * channels, np.float32)
         run(
-            composite.gather_gradients, lists.first_slot, records, opacities, channels,
+            entry_records.gather_gradients, lists.first_slot, records, opacities, channels,
             grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
         )  # fmt: skip
         if ctx.absgrad is not None:

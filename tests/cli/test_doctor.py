@@ -168,6 +168,21 @@ def test_torchvision_mismatch(
     assert_problem(finding, fix)
 
 
+@pytest.mark.parametrize(
+    ("message", "fix"),
+    [
+        ("libusb-1.0.so.0: cannot open shared object file", "on Debian and Ubuntu: apt-get install libusb-1.0-0"),
+        ("libodd.so.7: cannot open shared object file: No such file", "install the system library libodd.so.7"),
+        ("anything else", "pip install --force-reinstall open3d"),
+    ],
+)
+def test_open3d_without_system_libraries(monkeypatch: pytest.MonkeyPatch, message: str, fix: str) -> None:
+    hide_module(monkeypatch, "open3d", message)
+    finding = only(_checks.check_open3d())
+    assert finding.state == "note" and finding.fix.endswith(fix) and not finding.blocks
+    assert finding.text == f"cannot be loaded, and ns-export needs it: {message}"
+
+
 def plugin(method_name: str, error: str = "") -> SimpleNamespace:
     def load() -> SimpleNamespace:
         if error:

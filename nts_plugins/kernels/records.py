@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record, and a splat's records, which
+lie side by side, are added in a fixed order. So results are the same for any number of threads."""
+
+import math
+
+import numpy as np
+from numba import njit
+
+from nts_plugins.kernels.vectors import at, fetch_add, helper, load, splat, store
+
+RECORD = 8
+"""Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share:
+the sums over the pixels of dL/dsigma times what mean2d (2), conic (3) and opacity need, and of the absolute gradient of
+mean2d (2), which absolute-gradient densification reads."""
+PIECE = 512
+"""Splats that a thread sums at a time."""
+
+_F = np.float32
+
+
+@helper
+def whole_vectors(channels):
+    """``channels`` rounded up to a multiple of four."""
+    return (channels + 3) // 4 * 4
+
+
+@helper
+def sum_records(records, first, last, size, total):
+    """total[c] = the sum of records first to last - 1, in order; ``size`` is a multiple of 4."""
+    for c in range(0, size, 4):
+        part = splat(_F(0), 4)
+        for slot in range(first, last):
+            part = part + load(records, slot * size + c, 4)
+        store(total, c, part)
+
+
+@njit(nogil=True, cache=True)
+def gather_gradients(
+    counter, first_slot, records, opacities, channels, grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values
+):
+    """Sum each splat's records, which lie side by side, always in the same order.
+
+    Args:
+        first_slot: [N + 1] int64, see ``tiles.fill_tiles``.
+        records: from :func:`composite_backward`.
+        opacities: [N].
+        grad_means2d, grad_abs: [N, 2] written; the second holds the sums of absolute values over pixels.
+        grad_conics: [N, 3] written.
+        grad_opacities: [N] written.
+        grad_values: [N * channels] written.
+    """
+    n, size = first_slot.shape[0] - 1, RECORD + whole_vectors(channels)
+    total = np.empty(size, _F)
+    # The kernels draw with sigma in units of ln 2, see ``tiles``.
+    slope = _F(2.0 * math.log(2.0))
+    while True:
+        start = fetch_add(counter, 0, 1) * PIECE
+        if start >= n:
+            return
+        for i in range(start, min(n, start + PIECE)):
+            first, last, k = first_slot[at(i)], first_slot[at(i + 1)], at(i)
+            sum_records(records, first, last, size, total)
+            grad_means2d[k, 0], grad_means2d[k, 1] = -slope * total[0], -slope * total[1]
+            grad_abs[k, 0], grad_abs[k, 1] = slope * total[6], slope * total[7]
+            grad_conics[k, 0], grad_conics[k, 1] = _F(0.5) * total[2], total[3]
+            grad_conics[k, 2] = _F(0.5) * total[4]
+            grad_opacities[k] = -total[5] / opacities[k] if last > first else _F(0)
+            for c in range(channels):
+                grad_values[at(i * channels + c)] = total[at(RECORD + c)]
+
+
+@njit(nogil=True, cache=True)
+def gather_lifted(counter, first_slot, records, channels, weights, features):
+    """Add each splat's records of ``lifting.lift_maps`` to what it has from other pictures.
+
+    Args:
+        weights: [N], added to.
+        features: [N * channels], added to.
+    """
+    n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels)
+    total = np.empty(size, _F)
+    while True:
+        start = fetch_add(counter, 0, 1) * PIECE
+        if start >= n:
+            return
+        for i in range(start, min(n, start + PIECE)):
+            first, last = first_slot[at(i)], first_slot[at(i + 1)]
+            if last > first:
+                sum_records(records, first, last, size, total)
+                weights[at(i)] += total[channels]
+                for c in range(channels):
+                    features[at(i * channels + c)] += total[at(c)]
