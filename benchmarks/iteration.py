@@ -28,13 +28,14 @@ KERNELS = {
     "project_forward": "projection",
     "colors_forward": "harmonics",
     "bound_splats": "tile lists",
-    "list_tiles": "tile lists",
+    "mask_and_sort": "tile lists",
+    "fill_tiles": "tile lists",
     "composite_forward": "compositing",
     "l1_rows": "loss",
     "ssim_rows": "loss",
     "gradient_rows": "loss, backward",
     "composite_backward": "compositing, backward",
-    "gather_records": "compositing, backward",
+    "gather_gradients": "compositing, backward",
     "colors_backward": "harmonics, backward",
     "project_backward": "projection, backward",
     "Adam": "Adam",
@@ -241,7 +242,6 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
     """Owner, attribute and name of every function whose time is told apart."""
     from nerfstudio.utils import writer
 
-    from nts_plugins.kernels import tiles
     from nts_plugins.losses import _photometric
     from nts_plugins.rasterization import cpu
 
@@ -255,7 +255,6 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
     return [
         (cpu, "run", by_kernel),
         (_photometric, "run", by_kernel),
-        (tiles, "list_tiles", always("tile lists")),
         *((optimizer, "step", always("Adam")) for optimizer in optimizers.optimizers.values()),
         (trainer.pipeline.datamanager, "next_train", always("data")),
         (trainer.pipeline, "get_train_loss_dict", always("model around the kernels")),

@@ -18,6 +18,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from nts_plugins import compat
 from nts_plugins.errors import InputError
 from nts_plugins.training import checkpoints
+from nts_plugins.training.memory import keep_freed_memory
 from nts_plugins.training.optimizers import scale_learning_rates
 
 
@@ -91,7 +92,10 @@ class SplatTrainer(Trainer):
             return
         from nts_plugins.kernels.threads import kernels_only  # numba, which recipes must not import
 
-        threads = kernels_only() if self.pipeline.model.device.type == "cpu" else contextlib.nullcontext()
+        on_cpu = self.pipeline.model.device.type == "cpu"
+        if on_cpu:
+            keep_freed_memory()
+        threads = kernels_only() if on_cpu else contextlib.nullcontext()
         with threads, _changed(self.config, max_num_iterations=remaining):
             super().train()
 
