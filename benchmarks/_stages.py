@@ -10,6 +10,8 @@ from torch import Tensor
 from benchmarks import baseline, scenes
 from nts_plugins.rasterization import cpu as kernels
 from nts_plugins.rasterization import installed_rules
+from nts_plugins.rasterization._cpu_projection import View
+from nts_plugins.rasterization._cpu_projection import project as project_splats
 from nts_plugins.rasterization._types import Settings
 
 
@@ -33,7 +35,7 @@ class Projected:
         """[H, W, D] by the CPU kernels, absolute gradients of ``means2d`` included."""
         for leaf in self.leaves:
             leaf.grad = None
-        view = kernels._View(self.radii, self.means2d, self.depths, self.conics, self.opacities)
+        view = View(self.radii, self.means2d, self.depths, self.conics, self.opacities)
         absgrad = torch.zeros_like(self.means2d)
         return kernels._Composite.apply(*self.leaves, None, view, self.settings, absgrad)[0]
 
@@ -52,7 +54,7 @@ def project(scene: scenes.Scene, channels: int = 3) -> Projected:
     """Project a scene with the CPU kernels and give every splat random values."""
     settings = Settings(width=scene.width, height=scene.height, rules=installed_rules())
     with torch.no_grad():
-        view = kernels._project(scene.gaussians, scene.viewmats[0], scene.Ks[0], settings)
+        view = project_splats(scene.gaussians, scene.viewmats[0], scene.Ks[0], settings)
     values = torch.rand(len(scene.gaussians), channels, generator=torch.Generator().manual_seed(0))
     leaves = [each.clone().requires_grad_() for each in (view.means2d, view.conics, view.opacities, values)]
     return Projected(*leaves, radii=view.radii, depths=view.depths, settings=settings)

@@ -243,7 +243,7 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
     from nerfstudio.utils import writer
 
     from nts_plugins.losses import _photometric
-    from nts_plugins.rasterization import cpu
+    from nts_plugins.rasterization import _cpu_projection, cpu
 
     def always(name: str) -> Callable[..., str]:
         return lambda *_: name
@@ -253,6 +253,7 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
 
     model, optimizers = trainer.pipeline.model, trainer.optimizers
     return [
+        (_cpu_projection, "run", by_kernel),
         (cpu, "run", by_kernel),
         (_photometric, "run", by_kernel),
         *((optimizer, "step", always("Adam")) for optimizer in optimizers.optimizers.values()),

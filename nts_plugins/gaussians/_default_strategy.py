@@ -7,8 +7,8 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from nts_plugins.gaussians._rotations import rotation_matrices
 from nts_plugins.gaussians._rows import gather_rows, zero_moments
+from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.gaussians.strategies import DefaultConfig, Optimizers, Params, Strategy, StrategyState
 
 SPLIT_SHRINKS = 1.6

@@ -6,8 +6,8 @@ from typing import Any, Dict, Optional, Tuple
 import torch
 from torch import Tensor
 
-from nts_plugins.gaussians._rotations import rotation_matrices
 from nts_plugins.gaussians._rows import check_optimizers, copy_rows, gather_rows, zero_moments
+from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.gaussians.strategies import MCMCConfig, Optimizers, Params, Strategy, StrategyState
 
 MAX_COPIES = 51

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import blocks, composite, composite_gradient, harmonics, lifting, projection, tiles
+from nts_plugins.kernels import blocks, composite, composite_gradient, lifting, tiles
 from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run, thread_count
+from nts_plugins.rasterization._cpu_projection import View, as_array, flat, project, view_colors
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
-from nts_plugins.rasterization.sh import camera_centres
 
 
 def rasterize(
@@ -31,7 +31,7 @@ def rasterize(
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there."""
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.to(torch.float32)
-    views = [_project(gaussians, viewmats[c], Ks[c], settings) for c in range(viewmats.shape[0])]
+    views = [project(gaussians, viewmats[c], Ks[c], settings) for c in range(viewmats.shape[0])]
     means2d = _batch([view.means2d for view in views])
     absgrad = torch.zeros_like(means2d) if settings.absgrad and means2d.requires_grad else None
     if absgrad is not None:
@@ -40,7 +40,7 @@ def rasterize(
     widths = [gaussians.color_channels, n_channels, 0 if settings.depth is None else 1]
     pictures, alphas = [], []
     for c, view in enumerate(views):
-        columns = [_view_colors(gaussians, viewmats[c], settings.sh_degree, view.radii)]
+        columns = [view_colors(gaussians, viewmats[c], settings.sh_degree, view.radii)]
         if channels is not None:
             columns.append(channels[c] if channels.ndim == 3 else channels)
         if settings.depth is not None:
@@ -76,12 +76,12 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
     sums, weights = np.zeros(len(gaussians) * width, np.float32), np.zeros(len(gaussians), np.float32)
     for c in range(viewmats.shape[0]):
-        view = _project(gaussians, viewmats[c].detach(), Ks[c], settings)
+        view = project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
         records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width), np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
-            settings.width, settings.height, _constants(settings), _flat(features[c]), width, records,
+            settings.width, settings.height, _constants(settings), flat(features[c]), width, records,
         )  # fmt: skip
         run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
     return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))
@@ -93,7 +93,7 @@ def lift_ids(
     """Carry id maps [C, H, W] back to the splats; see :func:`nts_plugins.rasterization.lift_ids`."""
     gaussians = gaussians.detach().to(torch.float32)
     parts = [
-        _lift_view_ids(_project(gaussians, viewmats[c].detach(), Ks[c], settings), ids[c], settings)
+        _lift_view_ids(project(gaussians, viewmats[c].detach(), Ks[c], settings), ids[c], settings)
         for c in range(viewmats.shape[0])
     ]
     if len(parts) == 1:
@@ -104,119 +104,6 @@ def lift_ids(
         weights = torch.zeros(len(unique)).index_add_(0, place, torch.cat([weights for _, _, weights in parts]))
         splats, columns = unique // max(n_ids, 1), unique % max(n_ids, 1)
     return LiftedIds(splats, columns, weights, n_splats=len(gaussians), n_ids=n_ids)
-
-
-# --- projection and colour -----------------------------------------------------------------------------------------
-
-
-class _View(NamedTuple):
-    """N splats in the image plane of one camera; everything is zero for those that are not drawn."""
-
-    radii: Tensor  # [N, 2] int32
-    means2d: Tensor  # [N, 2]
-    depths: Tensor  # [N]
-    conics: Tensor  # [N, 3]
-    opacities: Tensor  # [N]
-
-
-def _project(gaussians: Gaussians, viewmat: Tensor, K: Tensor, settings: Settings) -> _View:
-    means2d, depths, conics, opacities, radii = _Project.apply(
-        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, viewmat, K.detach(), settings
-    )
-    return _View(radii, means2d, depths, conics, opacities)
-
-
-def _camera_array(viewmat: Tensor, K: Tensor, settings: Settings) -> np.ndarray:
-    """The camera as the projection kernels read it, see ``projection.CAMERA``."""
-    pose = viewmat.detach()[:3].double().numpy().ravel()
-    fx, fy, cx, cy = (float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
-    plain = [
-        *(fx, fy, cx, cy, settings.width, settings.height, settings.near_plane, settings.far_plane),
-        *(settings.eps2d, settings.radius_clip, settings.rules.alpha_min, float(settings.antialiased)),
-    ]
-    for focal, centre, size in ((fx, cx, settings.width), (fy, cy, settings.height)):
-        margin = 0.15 * size / focal
-        plain += [-centre / focal - margin, (size - centre) / focal + margin]
-    return np.concatenate([pose, np.array(plain, np.float64)])
-
-
-class _Project(torch.autograd.Function):
-    """Differentiable with respect to means, quats, scales, opacities and viewmat."""
-
-    @staticmethod
-    def forward(ctx: Any, means, quats, scales, opacities, viewmat, K, settings):
-        arrays = [_numpy(t) for t in (means, quats, scales, opacities)]
-        camera = _camera_array(viewmat, K, settings)
-        n = len(arrays[0])
-        means2d, depths = np.empty((n, 2), np.float32), np.empty(n, np.float32)
-        conics, seen = np.empty((n, 3), np.float32), np.empty(n, np.float32)
-        radii = np.empty((n, 2), np.int32)
-        rule = settings.rules.opacity_aware_extent
-        run(projection.project_forward, *arrays, camera, rule, means2d, depths, conics, seen, radii)
-        ctx.saved = (arrays, camera, radii)
-        outputs = [torch.from_numpy(array) for array in (means2d, depths, conics, seen, radii)]
-        ctx.mark_non_differentiable(outputs[-1])
-        return tuple(outputs)
-
-    @staticmethod
-    def backward(ctx: Any, *grads):
-        arrays, camera, radii = ctx.saved
-        n = len(radii)
-        incoming = [_numpy(grad) for grad in grads[:4]]
-        outgoing = [np.empty_like(array) for array in arrays]
-        pieces = np.zeros((max(1, math.ceil(n / projection.PIECE)), 12), np.float64)
-        run(projection.project_backward, *arrays, camera, radii, *incoming, *outgoing, pieces)
-        grad_viewmat = None
-        if ctx.needs_input_grad[4]:
-            grad_viewmat = torch.zeros(4, 4)
-            grad_viewmat[:3] = torch.from_numpy(pieces.sum(axis=0).reshape(3, 4))
-        return (*(torch.from_numpy(array) for array in outgoing), grad_viewmat, None, None)
-
-
-def _view_colors(gaussians: Gaussians, viewmat: Tensor, degree: Optional[int], radii: Tensor) -> Tensor:
-    """Colours [N, D] seen from one camera."""
-    if gaussians.colors is not None:
-        return gaussians.colors
-    assert gaussians.sh is not None and degree is not None
-    rest = gaussians.sh_rest
-    if rest is not None and (degree + 1) ** 2 <= gaussians.sh.shape[1]:
-        rest = None  # No band of it is read, so it gets no gradient either.
-    return _Harmonics.apply(gaussians.means, camera_centres(viewmat[None])[0], gaussians.sh, rest, radii, degree)
-
-
-class _Harmonics(torch.autograd.Function):
-    """Differentiable with respect to means, the camera's centre and both parts of the coefficients."""
-
-    @staticmethod
-    def forward(ctx: Any, means, centre, first, rest, radii, degree):
-        n, _, channels = first.shape
-        rest_bands = 0 if rest is None else rest.shape[1]
-        flat_rest = np.empty(0, np.float32) if rest is None else _flat(rest)
-        inputs = (_numpy(means), _numpy(centre), _numpy(radii), _flat(first), first.shape[1], flat_rest, rest_bands)
-        colors = np.empty(n * channels, np.float32)
-        run(harmonics.colors_forward(channels), *inputs, channels, degree, colors)
-        ctx.saved = (inputs, channels, degree, colors)
-        return torch.from_numpy(colors).view(n, channels)
-
-    @staticmethod
-    def backward(ctx: Any, grad_colors):
-        inputs, channels, degree, colors = ctx.saved
-        means, _, _, first, first_bands, rest, rest_bands = inputs
-        n = len(means)
-        grad_first, grad_rest, grad_means = np.empty_like(first), np.empty_like(rest), np.empty_like(means)
-        pieces = np.zeros((max(1, math.ceil(n / harmonics.PIECE)), 3), np.float64)
-        run(
-            harmonics.colors_backward(channels), *inputs, channels, degree, colors, _flat(grad_colors),
-            grad_first, grad_rest, grad_means, pieces,
-        )  # fmt: skip
-        return (
-            torch.from_numpy(grad_means),
-            torch.from_numpy(pieces.sum(axis=0).astype(np.float32)),
-            torch.from_numpy(grad_first).view(n, first_bands, channels),
-            torch.from_numpy(grad_rest).view(n, rest_bands, channels) if rest_bands else None,
-            None,
-            None,
-        )
 
 
 # --- compositing ---------------------------------------------------------------------------------------------------
@@ -232,17 +119,17 @@ class _TileLists(NamedTuple):
     first_slot: np.ndarray  # [N + 1]
 
 
-def _tile_lists(view: _View, settings: Settings) -> _TileLists:
+def _tile_lists(view: View, settings: Settings) -> _TileLists:
     n, (columns, rows) = len(view.radii), _tile_grid(settings)
     packed = np.empty(n * tiles.PACKED, np.float64)
     rects, areas = np.empty((n, 4), np.int32), np.empty(n, np.int32)
-    arrays = [_numpy(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
+    arrays = [as_array(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
     run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects, areas)
     first_mask = _running_sums(areas)
     masks, touched, order = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64), np.empty(n, np.int32)
     tile_counts = np.zeros(columns * rows, np.int64)
     run(
-        tiles.mask_and_sort, packed, rects, first_mask, _numpy(view.depths), columns,
+        tiles.mask_and_sort, packed, rects, first_mask, as_array(view.depths), columns,
         masks, touched, tile_counts, order,
     )  # fmt: skip
     first_slot, offsets = _running_sums(touched), _running_sums(tile_counts)
@@ -280,15 +167,15 @@ class _Composite(torch.autograd.Function):
     def forward(ctx: Any, means2d, conics, opacities, values, background, view, settings, absgrad):
         width, height, channels = settings.width, settings.height, values.shape[1]
         lists = _tile_lists(view, settings)
-        flat_values = _flat(values)
-        backdrop = np.zeros(channels, np.float32) if background is None else _numpy(background)
+        flat_values = flat(values)
+        backdrop = np.zeros(channels, np.float32) if background is None else as_array(background)
         image, behind = np.empty(height * width * channels, np.float32), np.empty(height * width, np.float32)
         used = np.zeros(len(lists.offsets) - 1, np.int64)
         run(
             composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
             backdrop, _constants(settings), image, behind, used,
         )  # fmt: skip
-        ctx.saved = (lists, _flat(means2d), _numpy(opacities), flat_values, backdrop, used, behind)
+        ctx.saved = (lists, flat(means2d), as_array(opacities), flat_values, backdrop, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
         return torch.from_numpy(image).view(height, width, channels), 1.0 - torch.from_numpy(behind).view(height, width)
 
@@ -300,7 +187,7 @@ class _Composite(torch.autograd.Function):
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
             composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d,
-            values, channels, width, height, backdrop, _constants(ctx.settings), _flat(grad_image), _flat(grad_alphas),
+            values, channels, width, height, backdrop, _constants(ctx.settings), flat(grad_image), flat(grad_alphas),
             records,
         )  # fmt: skip
         grad_means2d, grad_abs, grad_conics = (np.empty((n, columns), np.float32) for columns in (2, 2, 3))
@@ -335,7 +222,7 @@ def _backdrop(
 # --- lifting ids ---------------------------------------------------------------------------------------------------
 
 
-def _lift_view_ids(view: _View, ids: Tensor, settings: Settings) -> Tuple[Tensor, Tensor, Tensor]:
+def _lift_view_ids(view: View, ids: Tensor, settings: Settings) -> Tuple[Tensor, Tensor, Tensor]:
     """Splats, ids and weights of one camera, sorted by splat, then by id."""
     lists, width, height = _tile_lists(view, settings), settings.width, settings.height
     flat_ids = ids.detach().to(torch.int64).contiguous().view(-1).numpy()
@@ -370,17 +257,7 @@ def _batch(tensors: List[Tensor]) -> Tensor:
     return tensors[0][None] if len(tensors) == 1 else torch.stack(tensors)
 
 
-def _numpy(tensor: Tensor) -> np.ndarray:
-    """The tensor as a contiguous array; floats as float32."""
-    tensor = tensor.detach()
-    return (tensor.to(torch.float32) if tensor.is_floating_point() else tensor).contiguous().numpy()
-
-
-def _flat(tensor: Tensor) -> np.ndarray:
-    return _numpy(tensor).reshape(-1)
-
-
-def _info(views: List[_View], means2d: Tensor, settings: Settings) -> Dict[str, Any]:
+def _info(views: List[View], means2d: Tensor, settings: Settings) -> Dict[str, Any]:
     """The record that gsplat's strategies read, with ``radii`` in the shape of the rules' gsplat version."""
     radii = _batch([view.radii for view in views])
     columns, rows = _tile_grid(settings)

@@ -8,7 +8,7 @@ call with respect to the joined values, which is exactly the sum of alpha T time
 
 import functools
 import importlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Literal, Optional, Tuple
 
 import gsplat
 import gsplat.rendering
@@ -26,6 +26,9 @@ _WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512,
 
 _SMALLEST_SHARED_MEMORY = 99 * 1024
 """Bytes that a block of any GPU since Ampere may use, for versions of torch that cannot tell."""
+
+_RenderMode = Literal["RGB", "RGB+D", "RGB+ED"]
+_RENDER_MODES: Dict[Optional[str], _RenderMode] = {None: "RGB", "accumulated": "RGB+D", "expected": "RGB+ED"}
 
 _IDS_AT_ONCE = 31
 """Columns of the one-hot map that go through one lift, which adds a column: 32 is a width without padding."""
@@ -152,7 +155,7 @@ def _draw(
         packed=False,
         tile_size=settings.rules.tile_size,
         backgrounds=backgrounds,
-        render_mode={None: "RGB", "accumulated": "RGB+D", "expected": "RGB+ED"}[settings.depth],
+        render_mode=_RENDER_MODES[settings.depth],
         absgrad=settings.absgrad,
         rasterize_mode="antialiased" if settings.antialiased else "classic",
         channel_chunk=max(width if width <= widest else _power_of_two(widest), 1),
@@ -163,6 +166,7 @@ def _view_colors(gaussians: Gaussians, viewmats: Tensor, sh_degree: Optional[int
     """Colours [N, D] or [C, N, D], with gsplat's kernel for the three channels that it is made for."""
     if gaussians.colors is not None:
         return gaussians.colors
+    assert sh_degree is not None
     if gaussians.color_channels != 3:
         everything = torch.ones(viewmats.shape[0], len(gaussians), dtype=torch.bool, device=gaussians.device)
         return sh.view_colors(gaussians, viewmats, sh_degree, everything)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
 
@@ -94,7 +95,7 @@ def rasterize(
     alphas = torch.stack([alpha for _, alpha in pictures])
     parts: List[Tensor] = list(torch.stack([picture for picture, _ in pictures]).split(widths, dim=-1))
     depth = parts.pop() if settings.depth is not None else None
-    if settings.depth == "expected":
+    if depth is not None and settings.depth == "expected":
         depth = depth / alphas.clamp_min(1e-10)
     return Raster(
         colors=parts[0],
@@ -194,17 +195,6 @@ def project(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settin
         conics=torch.where(visible[..., None], conics, torch.zeros_like(conics)),
         opacities=torch.where(visible, opacities, torch.zeros_like(opacities)),
     )
-
-
-def rotation_matrices(quats: Tensor) -> Tensor:
-    """Quaternions [..., 4] in the order w, x, y, z, of any length, to rotation matrices [..., 3, 3]."""
-    w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(dim=-1)
-    entries = [
-        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
-        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
-        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
-    ]
-    return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
 
 
 def _extents(variances: Tensor, determinant: Tensor, opacities: Tensor, rules: Rules) -> Tensor:

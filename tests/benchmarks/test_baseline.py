@@ -6,9 +6,9 @@ import torch
 
 from benchmarks import baseline, scenes
 from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization import GSPLAT_1_4, GSPLAT_1_5, Rules, rasterize
 from nts_plugins.rasterization._types import Settings
-from nts_plugins.rasterization.reference import rotation_matrices
 
 
 def leaves_of(scene: scenes.Scene) -> Gaussians:

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import MCMCConfig, make_strategy
 from nts_plugins.gaussians._mcmc_strategy import add_noise, share_out
-from nts_plugins.gaussians._rotations import rotation_matrices
+from nts_plugins.gaussians.rotations import rotation_matrices
 from tests.gaussians.training import Training, logit, start
 
 REFINE = 600

@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nts_plugins.rasterization import installed_rules, lift, rasterize, reference
+from nts_plugins.gaussians.rotations import rotation_matrices
+from nts_plugins.rasterization import installed_rules, lift, rasterize
 
 from .compare import draw, gradient_errors, pixel_scale, pull_back, undecided_pixels, upstream, value_errors
 from .conftest import Backend
@@ -88,7 +89,7 @@ def test_moving_cameras_and_splats_together_changes_nothing(made: Scene, seed: i
     random = torch.randn(7, generator=generator(seed), dtype=torch.float64)
     turn, shift = torch.nn.functional.normalize(random[:4], dim=0), random[4:]
     motion = torch.eye(4, dtype=torch.float64)
-    motion[:3, :3], motion[:3, 3] = reference.rotation_matrices(turn), shift
+    motion[:3, :3], motion[:3, 3] = rotation_matrices(turn), shift
     gaussians = made.gaussians
     moved = replace(
         made,

@@ -9,14 +9,8 @@ def rotation_matrices(quats: Tensor) -> Tensor:
     """Rotation matrices [..., 3, 3] of quaternions w, x, y, z [..., 4] of any length but 0. Differentiable."""
     w, x, y, z = torch.nn.functional.normalize(quats, dim=-1).unbind(dim=-1)
     entries = [
-        1 - 2 * (y * y + z * z),
-        2 * (x * y - w * z),
-        2 * (x * z + w * y),
-        2 * (x * y + w * z),
-        1 - 2 * (x * x + z * z),
-        2 * (y * z - w * x),
-        2 * (x * z - w * y),
-        2 * (y * z + w * x),
-        1 - 2 * (x * x + y * y),
+        *(1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        *(2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        *(2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
     ]
     return torch.stack(entries, dim=-1).unflatten(-1, (3, 3))
