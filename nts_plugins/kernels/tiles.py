@@ -179,7 +179,7 @@ def mask_splat(packed, k, rect_left, rect_top, wide, high, group_masks, masks, b
 
 
 @njit(nogil=True, cache=True)
-def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, touched, tile_counts, order):
+def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, touched, tile_counts, order, spans):
     """Find every splat's masks, and the order of the splats by depth.
 
     Args:
@@ -192,6 +192,7 @@ def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, to
         touched: [N] int64 written: tiles that the splat touches.
         tile_counts: [T] int64, zeros; receives how many splats touch each tile.
         order: [N] int32 written: the splats with a rectangle, nearest first.
+        spans: [N, 2] int32 written: first and past-the-last tile row of the splats in ``order``.
     """
     n = rects.shape[0]
     group_masks = np.empty(8, np.int32)
@@ -199,7 +200,10 @@ def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, to
     while True:
         piece = fetch_add(counter, 0, 1)
         if piece == 0:
-            sort_by_depth(depths, first_mask, order)
+            visible = sort_by_depth(depths, first_mask, order)
+            for j in range(visible):
+                i = np.int64(order[at(j)])
+                spans[at(j), 0], spans[at(j), 1] = rects[at(i), 2], rects[at(i), 3]
             continue
         start = (piece - 1) * PIECE
         if start >= n:
@@ -226,7 +230,7 @@ def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, to
 
 @njit(nogil=True, cache=True)
 def sort_by_depth(depths, first_mask, order):
-    """A stable radix sort with three digits of 11 bits: positive floats sort like their bits."""
+    """A stable radix sort with three digits of 11 bits: positive floats sort like their bits. Returns how many."""
     n = depths.shape[0]
     bits = depths.view(np.uint32)
     keys, other_keys = np.empty(n, np.uint32), np.empty(n, np.uint32)
@@ -256,11 +260,12 @@ def sort_by_depth(depths, first_mask, order):
             other_keys[at(place)], there[at(place)] = keys[at(j)], here[at(j)]
         keys, other_keys = other_keys, keys
         here, there = there, here
+    return visible
 
 
 @njit(nogil=True, cache=True)
 def fill_tiles(
-    counter, packed, rects, first_mask, masks, first_slot, order, visible, columns, rows, rows_at_once, offsets,
+    counter, packed, rects, first_mask, masks, first_slot, order, spans, visible, columns, rows, rows_at_once, offsets,
     local, words, slots,
 ):  # fmt: skip
     """Write the list of every tile, nearest splat first.
@@ -268,7 +273,7 @@ def fill_tiles(
     Args:
         counter: [1] int64 work counter; a piece is ``rows_at_once`` rows of tiles.
         packed, rects: from :func:`bound_splats`.
-        first_mask, masks, order: from :func:`mask_and_sort`.
+        first_mask, masks, order, spans: from :func:`mask_and_sort`.
         first_slot: [N + 1] int64 sums of its ``touched``.
         visible: how many splats ``order`` holds.
         columns, rows: tiles in the image.
@@ -277,23 +282,26 @@ def fill_tiles(
             int32.
         slots: [M] int32 written: the entry's place when entries are grouped by splat instead of by tile.
     """
+    chosen = np.empty(visible + 1, np.int32)
     while True:
         first_row = fetch_add(counter, 0, 1) * rows_at_once
         if first_row >= rows:
             return
         end_row = min(rows, first_row + rows_at_once)
         cursor = offsets[first_row * columns : end_row * columns].copy()
+        count = 0
         for j in range(visible):
-            if j + AHEAD < visible:
-                later = np.int64(order[at(j + AHEAD)])
+            chosen[at(count)] = order[at(j)]
+            count += np.int64(spans[at(j), 0] < end_row) & np.int64(spans[at(j), 1] > first_row)
+        for j in range(count):
+            if j + AHEAD < count:
+                later = np.int64(chosen[at(j + AHEAD)])
                 prefetch(packed, later * PACKED)
                 prefetch(packed, later * PACKED + 8)
                 prefetch(masks, first_mask[at(later)])
-            i = np.int64(order[at(j)])
+            i = np.int64(chosen[at(j)])
             left, right = np.int64(rects[at(i), 0]), np.int64(rects[at(i), 1])
             top, bottom = np.int64(rects[at(i), 2]), np.int64(rects[at(i), 3])
-            if bottom <= first_row or top >= end_row:
-                continue
             here, slot, k = first_mask[at(i)], first_slot[at(i)], i * PACKED
             root_x, root_xy, root_y = packed[at(k + ROOT_X)], packed[at(k + ROOT_XY)], packed[at(k + ROOT_Y)]
             mean_x, mean_y, fade = packed[at(k + MEAN_X)], packed[at(k + MEAN_Y)], packed[at(k + FADE)]

@@ -126,11 +126,12 @@ def _tile_lists(view: View, settings: Settings) -> _TileLists:
     arrays = [as_array(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
     run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects, areas)
     first_mask = _running_sums(areas)
-    masks, touched, order = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64), np.empty(n, np.int32)
+    masks, touched = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64)
+    order, spans = np.empty(n, np.int32), np.empty((n, 2), np.int32)
     tile_counts = np.zeros(columns * rows, np.int64)
     run(
         tiles.mask_and_sort, packed, rects, first_mask, as_array(view.depths), columns,
-        masks, touched, tile_counts, order,
+        masks, touched, tile_counts, order, spans,
     )  # fmt: skip
     first_slot, offsets = _running_sums(touched), _running_sums(tile_counts)
     local, slots = np.empty(offsets[-1] * tiles.LOCAL, np.float32), np.empty(offsets[-1], np.int32)
@@ -138,7 +139,7 @@ def _tile_lists(view: View, settings: Settings) -> _TileLists:
     # Every piece walks through all splats: no more pieces than keep the threads busy to the end.
     pieces = 1 if thread_count() == 1 else 4 * thread_count()
     run(
-        tiles.fill_tiles, packed, rects, first_mask, masks, first_slot, order, np.count_nonzero(areas),
+        tiles.fill_tiles, packed, rects, first_mask, masks, first_slot, order, spans, np.count_nonzero(areas),
         columns, rows, math.ceil(rows / pieces), offsets, local, words, slots,
     )  # fmt: skip
     return _TileLists(offsets, local, words, slots, first_slot)
