@@ -2,7 +2,7 @@
 """Differences between the CPU kernels and the float64 reference, at the sizes that are timed."""
 
 from dataclasses import dataclass
-from typing import Iterator, List, Tuple
+from typing import Iterator, List, NamedTuple, Tuple
 
 import torch
 from torch import Tensor
@@ -25,13 +25,15 @@ class Errors:
     """Difference of pixel values: the largest for compositing, the median for whole drawings."""
     gradient: float
     """Root mean square of the difference over that of the gradient, the worst of all tensors."""
+    plain_gradient: float
+    """The same for the reference in float32: what plain arithmetic loses on these splats."""
     excluded: float
     """Share of pixels left out because rounding decides (compositing), or off by more than 2e-6 (whole drawings)."""
 
 
 def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
     """Errors of compositing alone, in pixels that float32 and float64 cannot decide differently."""
-    undecided, _ = examine_pixels(projected)
+    undecided = examine_pixels(projected).undecided
     upstream = upstream * ~undecided[..., None]
     picture = projected.draw()
     picture.backward(upstream)
@@ -41,15 +43,23 @@ def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
     expected.backward(upstream.double())
     error = (picture.detach() - expected.detach()).abs().amax(dim=-1)
     pairs = [(leaf.grad, double.grad) for leaf, double in zip(projected.leaves, doubles, strict=True)]
-    return Errors(float(error[~undecided].max()), _worst_rms(pairs), float(undecided.double().mean()))
+    singles = [leaf.detach().clone().requires_grad_() for leaf in projected.leaves]
+    # Denormal numbers, of which a plain drawing makes many, would take minutes.
+    with baseline.denormals_flushed():
+        reference.composite(*singles, projected.radii, projected.depths, settings)[0].backward(upstream)
+    plain = [(leaf.grad, double.grad) for leaf, double in zip(singles, doubles, strict=True)]
+    largest, share = float(error[~undecided].max()), float(undecided.double().mean())
+    return Errors(largest, _worst_rms(pairs), _worst_rms(plain), share)
 
 
 def rasterize_errors(scene: scenes.Scene, upstream: Tensor) -> Errors:
-    """Errors of whole drawings. Rounding of the projection moves a few splats into or out of a tile or a pixel; such
-    pixels, and those that compositing cannot decide, send no gradient."""
-    undecided, _ = examine_pixels(project(scene))
+    """Errors of whole drawings. Rounding of the projection moves a few splats into or out of a pixel; such pixels, and
+    those that compositing cannot decide, send no gradient."""
+    single = examine_pixels(project(scene))
+    double = examine_pixels(_project_exactly(scene))
+    undecided = single.undecided | (single.shown != double.shown)
     rasters, leaves = [], []
-    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64)):
+    for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64), ("reference", torch.float32)):
         each = scene.to(dtype)
         gaussians = each.gaussians.map(lambda tensor: tensor.clone().requires_grad_())
         size = scene.width, scene.height
@@ -59,22 +69,36 @@ def rasterize_errors(scene: scenes.Scene, upstream: Tensor) -> Errors:
     undecided |= error > 2e-6
     for picture in rasters:
         picture.backward(upstream.to(picture.dtype) * ~undecided[..., None])
-    pairs = [(actual.grad, expected.grad) for actual, expected in zip(*leaves, strict=True)]
-    return Errors(float(error.median()), _worst_rms(pairs), float((error > 2e-6).double().mean()))
+    actual, expected, plain = ([leaf.grad for leaf in each] for each in leaves)
+    rms, plain_rms = (_worst_rms(list(zip(each, expected, strict=True))) for each in (actual, plain))
+    return Errors(float(error.median()), rms, plain_rms, float((error > 2e-6).double().mean()))
 
 
 def count_pairs(projected: Projected) -> int:
     """How often a splat contributes to a pixel."""
-    return examine_pixels(projected)[1]
+    return examine_pixels(projected).pairs
+
+
+class Pixels(NamedTuple):
+    """Which splats the pixels of a picture show."""
+
+    undecided: Tensor
+    """[H, W] whether rounding of alpha and transmittance may decide."""
+    shown: Tensor
+    """[H, W] int64, a number that is different for other splats."""
+    pairs: int
+    """How many splats all pixels show together."""
 
 
 @torch.no_grad()
-def examine_pixels(projected: Projected) -> Tuple[Tensor, int]:
-    """[H, W] whether rounding may decide which splats a pixel shows, and how many splats all pixels show together."""
+def examine_pixels(projected: Projected) -> Pixels:
+    """Find out, in float64, what every pixel shows of splats that are already projected."""
     settings, rules = projected.settings, projected.settings.rules
     undecided = torch.zeros(settings.height, settings.width, dtype=torch.bool)
+    everything = torch.zeros(settings.height, settings.width, dtype=torch.int64)
+    labels = torch.randint(2**40, (len(projected.depths),), generator=torch.Generator().manual_seed(0))
     pairs = 0
-    for rows, columns, alpha, squares, exponent in _tiles(projected):
+    for rows, columns, splats, alpha, squares, exponent in _tiles(projected):
         faint = alpha < rules.alpha_min
         near = ((alpha / rules.alpha_min - 1).abs() < ALPHA_MARGIN) | (
             (alpha / rules.alpha_cap - 1).abs() < ALPHA_MARGIN
@@ -84,18 +108,28 @@ def examine_pixels(projected: Projected) -> Tuple[Tensor, int]:
         close = ((transmittance / rules.transmittance_stop - 1).abs() < TRANSMITTANCE_MARGIN) & ~faint
         shown = ~faint & (exponent >= 0) & (transmittance > rules.transmittance_stop)
         pairs += int(shown.sum())
+        everything[rows, columns] = (shown * labels[splats]).sum(dim=1).view(undecided[rows, columns].shape)
         # What comes after the stop cannot change a pixel any more.
         reached = torch.cat(
             [torch.ones_like(shown[:, :1]), transmittance[:, :-1] > rules.transmittance_stop / 2], dim=1
         )
         flags = ((near | close) & reached).any(dim=1)
         undecided[rows, columns] = flags.view(rows.stop - rows.start, columns.stop - columns.start)
-    return undecided, pairs
+    return Pixels(undecided, everything, pairs)
 
 
-def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor, Tensor]]:
-    """Of every tile that is not empty: pixel rows, pixel columns, and in float64 over [pixels, splats front to back]
-    the uncapped alpha, the exponent's square terms and the exponent."""
+@torch.no_grad()
+def _project_exactly(scene: scenes.Scene) -> Projected:
+    """The scene projected in float64."""
+    settings, doubles = project(scene).settings, scene.to(torch.float64)
+    found = reference.project(doubles.gaussians, doubles.viewmats, doubles.Ks, settings)
+    leaves = found.means2d[0], found.conics[0], found.opacities[0], torch.empty(len(found.depths[0]), 0)
+    return Projected(*leaves, radii=found.radii[0], depths=found.depths[0], settings=settings)
+
+
+def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor, Tensor, Tensor]]:
+    """Of every tile that is not empty: pixel rows, pixel columns, its splats, and in float64 over [pixels, splats front
+    to back] the uncapped alpha, the exponent's square terms and the exponent."""
     settings = projected.settings
     side = settings.rules.tile_size
     across = -(-settings.width // side)
@@ -110,7 +144,7 @@ def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor,
         a, b, c = conics[splats].unbind(dim=-1)
         squares = 0.5 * (a * dx * dx + c * dy * dy)
         exponent = squares + b * dx * dy
-        yield rows, columns, opacities[splats] * torch.exp(-exponent), squares, exponent
+        yield rows, columns, splats, opacities[splats] * torch.exp(-exponent), squares, exponent
 
 
 def _worst_rms(pairs: List[Tuple[Tensor, Tensor]]) -> float:

@@ -317,9 +317,10 @@ def measure_accuracy(report: Report, options: Options) -> None:
         "Accuracy",
         "Against the float64 reference. *compositing* starts from the same projected splats; pixels where a threshold "
         "(alpha, transmittance) is so near that rounding decides are left out, their share is given. *whole* starts "
-        "from Gaussians, where rounding may also decide about a splat's tiles; so the share of pixels off by more than "
-        "2e-6 is given. Gradients, of the other pixels: root mean square of the difference over that of the gradient, "
-        "the worst tensor's.",
+        "from Gaussians, where rounding of the projection may also decide what a pixel shows; so the share of pixels "
+        "off by more than 2e-6 is given. Gradients, of the other pixels: root mean square of the difference over that "
+        "of the gradient, the worst tensor's; beside it what the reference itself loses in float32, which on needles "
+        "is most of it.",
     )
     width, height = options.images[0]
     for kind in ("trained", "init"):
@@ -332,10 +333,12 @@ def measure_accuracy(report: Report, options: Options) -> None:
                 **{
                     "compositing: largest pixel error": inner.pixel,
                     "gradient rms": inner.gradient,
+                    "float32 reference": inner.plain_gradient,
                     "left out": f"{100 * inner.excluded:.2f} %",
                     "whole: median pixel error": outer.pixel,
                     "pixels beyond 2e-6": f"{100 * outer.excluded:.2f} %",
                     "whole: gradient rms": outer.gradient,
+                    "whole: float32 reference": outer.plain_gradient,
                 },
             )
 

@@ -27,16 +27,17 @@ def pixel_centres(width: int, height: int) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def distorted_photograph(meta: dict) -> np.ndarray:
-    """What a camera with this lens records of the pattern."""
-    import cv2
-
+    """What a camera with this lens records of the pattern: OpenCV's lens model, inverted by fixed-point iteration."""
     columns, rows = pixel_centres(meta["w"], meta["h"])
-    K = np.array([[meta["fl_x"], 0, meta["cx"]], [0, meta["fl_y"], meta["cy"]], [0, 0, 1.0]])
-    lens = np.array([meta.get(name, 0.0) for name in ("k1", "k2", "p1", "p2", "k3")])
-    pixels = np.stack([columns, rows], axis=-1).reshape(-1, 1, 2)
-    criteria = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 100, 1e-10)
-    rays = cv2.undistortPointsIter(pixels, K, lens, None, None, criteria).reshape(meta["h"], meta["w"], 2)
-    return pattern(rays[..., 0], rays[..., 1])
+    bent_x, bent_y = (columns - meta["cx"]) / meta["fl_x"], (rows - meta["cy"]) / meta["fl_y"]
+    k1, k2, p1, p2, k3 = (meta.get(name, 0.0) for name in ("k1", "k2", "p1", "p2", "k3"))
+    x, y = bent_x, bent_y
+    for _ in range(100):
+        r2 = x * x + y * y
+        radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+        shift_x, shift_y = 2 * p1 * x * y + p2 * (r2 + 2 * x * x), p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+        x, y = (bent_x - shift_x) / radial, (bent_y - shift_y) / radial
+    return pattern(x, y)
 
 
 def pinhole_photograph(camera: Any) -> np.ndarray:
