@@ -174,6 +174,24 @@ def has_alpha(path: Path) -> bool:
         raise _unreadable(path, error) from error
 
 
+def has_black_rim(image: torch.Tensor) -> bool:
+    """Whether two sides of a picture end in black that the picture itself does not show, as undistorting leaves them.
+
+    Args:
+        image: [H, W, 3] or [H, W, 4], float from 0 to 1 or uint8.
+    """
+    height, width = image.shape[:2]
+    brightness = image[..., :3].amax(dim=-1).float() / (1.0 if image.is_floating_point() else 255.0)
+    rows, columns = max(1, round(0.04 * height)), max(1, round(0.04 * width))
+    edges = (
+        *((brightness[0], brightness[rows]), (brightness[-1], brightness[-1 - rows])),
+        *((brightness[:, 0], brightness[:, columns]), (brightness[:, -1], brightness[:, -1 - columns])),
+    )
+    return (
+        sum(bool((edge < 0.1).float().mean() > 0.9 and (near < 0.1).float().mean() < 0.5) for edge, near in edges) > 1
+    )
+
+
 def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """A picture as [H, W, 3] or, where it has transparency, [H, W, 4] uint8, whatever the file stores."""
     from PIL import Image

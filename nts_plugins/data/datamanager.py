@@ -102,7 +102,13 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         """Read all training pictures now: a damaged one ends the run before its folder exists."""
         if self.test_mode != "val":
             return
-        _ = self.cached_train
+        sample = self.cached_train[:: max(1, len(self.cached_train) // 8)]
+        if sum("mask" not in batch and checks.has_black_rim(batch["image"]) for batch in sample) > len(sample) // 2:
+            CONSOLE.print(
+                "[yellow]The photographs end in a black rim, as undistorting leaves it. No scene looks like that: the "
+                "rim costs PSNR, and splats gather in front of the cameras to paint it. Crop the photographs, or give "
+                "masks that leave it out ('mask_path' in transforms.json).[/yellow]"
+            )
         if len(self.train_dataparser_outputs.metadata.get("points3D_xyz", ())) == 0:
             CONSOLE.print(
                 "[yellow]The data has no seed points: training starts from random splats, and takes longer to become "

@@ -7,8 +7,10 @@ from typing import Any, Callable, Dict
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from nts_plugins.data.checks import has_black_rim
 from nts_plugins.errors import InputError
 from tests import runs
 from tests.captures import load_meta, save_meta, write_capture
@@ -168,3 +170,36 @@ def test_damaged_config_is_not_left_by_a_run_that_cannot_start(tmp_path: Path) -
         runs.train("splat", folder, tmp_path / "outputs", 2, "--pipeline.model.sh-degree", "1")
     assert (run / "config.yml").read_text() == before
     assert json.loads((run / "dataparser_transforms.json").read_text())
+
+
+def rimmed(width: int, top: int, left: int) -> torch.Tensor:
+    """A grey picture with black rows above and black columns on the left."""
+    image = torch.full((60, width, 3), 0.5)
+    image[:top] = image[:, :left] = 0.02
+    return image
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"),
+    [
+        (rimmed(80, 2, 1), True),
+        ((255 * rimmed(80, 1, 1)).to(torch.uint8), True),
+        (rimmed(80, 0, 0), False),
+        (rimmed(80, 2, 0), False),
+        (torch.zeros(60, 80, 3), False),
+        (rimmed(80, 30, 40), False),
+    ],
+    ids=["two sides", "bytes", "none", "one side", "dark picture", "dark parts"],
+)
+def test_black_rim(image: torch.Tensor, expected: bool) -> None:
+    assert has_black_rim(image) == expected
+
+
+def test_black_rim_is_pointed_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    folder = write_capture(tmp_path / "capture", views=4)
+    for path in (folder / "images").iterdir():
+        picture = np.full_like(np.asarray(Image.open(path)), 128)
+        picture[:1] = picture[-1:] = picture[:, :1] = picture[:, -1:] = 0
+        Image.fromarray(picture).save(path)
+    runs.train("splat", folder, tmp_path / "outputs", 2)
+    assert "black rim" in " ".join(capsys.readouterr().out.split())
