@@ -8,8 +8,6 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray
-_NO_SECOND_MAP = np.empty(0, np.float32)
-"""What OpenCV takes when the first map holds both coordinates."""
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,10 @@ class Undistortion:
     """[3, 3] intrinsics of the undistorted picture, pixels."""
     width: int
     height: int
-    _map: Array
-    """[height, width, 2] float32: where to read the distorted picture, OpenCV's pixel centres."""
+    _columns: Array
+    """[height, width] float32: where to read the distorted picture, OpenCV's pixel centres."""
+    _rows: Array
+    """[height, width] float32. (One map for both coordinates is misread by OpenCV 5.0.)"""
 
     @classmethod
     def for_camera(cls, K: Array, distortion: Array, width: int, height: int) -> Optional["Undistortion"]:
@@ -54,14 +54,12 @@ class Undistortion:
             raise ValueError(
                 f"undistortion leaves no picture: the coefficients {coefficients.tolist()} are too strong."
             )
-        columns, rows = cv2.initUndistortRectifyMap(
-            centred, coefficients, np.eye(3), new, (width, height), cv2.CV_32FC1
-        )
+        maps = cv2.initUndistortRectifyMap(centred, coefficients, np.eye(3), new, (width, height), cv2.CV_32FC1)
+        columns, rows = (np.ascontiguousarray(each[y : y + h, x : x + w]) for each in maps)
         new = np.array(new, dtype=np.float64)
         new[0, 2] -= x
         new[1, 2] -= y
-        warp = np.stack([columns, rows], axis=-1)[y : y + h, x : x + w]
-        return cls(K=_shift_principal_point(new, 0.5), width=w, height=h, _map=np.ascontiguousarray(warp))
+        return cls(K=_shift_principal_point(new, 0.5), width=w, height=h, _columns=columns, _rows=rows)
 
     def apply(self, picture: Array, *, labels: bool = False) -> Array:
         """The undistorted picture.
@@ -73,7 +71,7 @@ class Undistortion:
         import cv2
 
         mode = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
-        warped = cv2.remap(picture, self._map, _NO_SECOND_MAP, mode, borderMode=cv2.BORDER_REPLICATE)
+        warped = cv2.remap(picture, self._columns, self._rows, mode, borderMode=cv2.BORDER_REPLICATE)
         return warped.reshape(self.height, self.width, *picture.shape[2:])
 
 
