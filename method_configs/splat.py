@@ -48,6 +48,9 @@ def splat_model() -> SplatModelConfig:
             refine_start_iter=200,
             # With the earlier start, the paper's 0.0002 grows half as many splats again for no better pictures.
             grow_grad2d=0.0003,
+            # The paper has no limit. On llff_fern, 17 small photographs, it went from 27.7 dB after 2000 steps with
+            # 114 000 splats to 25.6 after 7000 with 308 000: more numbers than the photographs hold.
+            max_splats="auto",
         ),
         # The paper trains each degree for 1000 steps first. Runs of 1000 steps would never see a highlight.
         sh_degree_interval=300,

@@ -84,6 +84,8 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         # This dictionary is the channel from the data to the model.
         poses = dataset.cameras.camera_to_worlds
         dataset.metadata["camera_extent"] = checks.camera_extent(poses)
+        sizes = dataset.cameras.height * dataset.cameras.width
+        dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
         color = self.train_dataparser_outputs.alpha_color
         dataset.metadata["has_alpha"] = self.test_mode != "inference" and checks.has_alpha(dataset.image_filenames[0])

@@ -104,7 +104,7 @@ class DefaultStrategy(Strategy):
         duplicate, split = high & small, high & ~small
         if self._uses_screen_size(step):
             split |= statistics["radii"] > config.grow_scale2d
-        if config.max_splats is not None:
+        if isinstance(config.max_splats, int):
             duplicate, split = _limit_growth(duplicate, split, gradients, config.max_splats - len(gradients))
         copied, halved = duplicate.nonzero()[:, 0], split.nonzero()[:, 0]
         if len(copied) + len(halved) > 0:

@@ -23,8 +23,8 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, Dict, Mapping, MutableMapping, Optional, Union
+from dataclasses import dataclass, field, replace
+from typing import Any, Dict, Literal, Mapping, MutableMapping, Optional, Union
 
 from torch import Tensor
 from torch.nn import Parameter, ParameterDict
@@ -77,14 +77,26 @@ class DefaultConfig:
     revised_opacity: bool = False
     """Halves of a split get the opacity 1 - sqrt(1 - o), so that together they cover what the one did (Rota Bulò et
     al. 2024), instead of o each."""
-    max_splats: Optional[int] = None
+    max_splats: Union[int, Literal["auto"], None] = None
     """No growth beyond this number: when more splats qualify than there is room for, those with the largest gradients
-    grow. It removes no splat that is already there. None sets no limit, as in the paper."""
+    grow. It removes no splat that is already there. "auto" allows as many as the training pictures can determine: no
+    more numbers in splats than in pixels. None sets no limit, as in the paper."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "refine_every", "reset_every")
-        if self.max_splats is not None:
+        if isinstance(self.max_splats, int):
             _require_positive(self, "max_splats")
+
+    def for_pictures(self, numbers: Optional[int], numbers_per_splat: int) -> "DefaultConfig":
+        """The same with "auto" replaced by a number, or by None where the size of the pictures is not known.
+
+        Args:
+            numbers: in all training pictures, three a pixel.
+            numbers_per_splat: position, rotation, scale, opacity and colour, 59 with harmonics of degree 3.
+        """
+        if self.max_splats != "auto":
+            return self
+        return replace(self, max_splats=None if numbers is None else max(1, numbers // numbers_per_splat))
 
 
 @dataclass
@@ -193,10 +205,16 @@ class Strategy(ABC):
 
 
 def make_strategy(config: StrategyConfig) -> Strategy:
-    """The strategy that a config describes."""
+    """The strategy that a config describes.
+
+    Raises:
+        InputError: where ``max_splats`` is still "auto".
+    """
     if isinstance(config, DefaultConfig):
         from nts_plugins.gaussians._default_strategy import DefaultStrategy
 
+        if config.max_splats == "auto":
+            raise InputError('DefaultConfig.max_splats is "auto"; what that means, DefaultConfig.for_pictures says.')
         return DefaultStrategy(config)
     if isinstance(config, MCMCConfig):
         from nts_plugins.gaussians._mcmc_strategy import MCMCStrategy

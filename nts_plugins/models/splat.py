@@ -109,6 +109,7 @@ class SplatModel(SplatfactoModel):
             raise InputError(str(error)) from error
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
+        per_splat = sum(value[0].numel() for value in splats.values())
         self.heads = nn.ModuleDict(
             {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
         )
@@ -118,7 +119,8 @@ class SplatModel(SplatfactoModel):
             {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in splats.items()}
         )
         self.appearance = SphericalHarmonics(config.sh_degree, config.sh_degree_interval)
-        self.strategy = make_strategy(config.densify if config.strategy == "default" else config.mcmc)
+        densify = config.densify.for_pictures(metadata.get("training_numbers"), per_splat)
+        self.strategy = make_strategy(densify if config.strategy == "default" else config.mcmc)
         self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.background = Background(

@@ -336,6 +336,16 @@ def test_cap_counts_a_splat_that_is_duplicated_and_split_twice() -> None:
         assert len(training) == 3 + grown
 
 
+def test_a_cap_made_from_the_pictures() -> None:
+    auto = DefaultConfig(max_splats="auto", refine_every=7)
+    assert auto.for_pictures(5900, 59) == DefaultConfig(max_splats=100, refine_every=7)
+    assert auto.for_pictures(10, 59).max_splats == 1
+    assert auto.for_pictures(None, 59).max_splats is None
+    assert DefaultConfig(max_splats=5).for_pictures(5900, 59).max_splats == 5
+    with pytest.raises(InputError, match="for_pictures"):
+        make_strategy(auto)
+
+
 @pytest.mark.parametrize("n", [1, 5])
 def test_the_last_splat_is_never_pruned(n: int) -> None:
     training = start(n, opacity=-9.0)

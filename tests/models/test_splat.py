@@ -302,3 +302,10 @@ def test_what_the_exporter_reads() -> None:
 def test_positions_move_in_proportion_to_the_scene() -> None:
     assert make_model(camera_extent=7.0).learning_rate_scales() == {"means": 7.0}
     assert make_model(camera_extent=7.0).strategy_state.scene_scale == 7.0
+
+
+def test_no_more_numbers_in_splats_than_in_pictures() -> None:
+    """The everyday preset's limit, from what the datamanager says of the pictures; heads do not count."""
+    auto = config(densify=DefaultConfig(max_splats="auto"), sh_degree=3)
+    assert make_model(auto, training_numbers=3 * 59_000).strategy.config.max_splats == 3000
+    assert make_model(auto).strategy.config.max_splats is None
