@@ -49,8 +49,8 @@ def splat_model() -> SplatModelConfig:
             # With the earlier start, the paper's 0.0002 grows half as many splats again for no better pictures.
             grow_grad2d=0.0003,
             # The paper removes splats larger than a tenth of the cameras' extent, once opacities have been reset. Where
-            # cameras stand close together before a deep scene, that is the background: llff_fern fell from 28.0 dB after
-            # 3000 steps to 22.3 after 4000, and reaches 28.2 with this, which is splatfacto's number.
+            # cameras stand close together before a deep scene, that is the background: llff_fern fell from 28.0 dB
+            # after 3000 steps to 22.3 after 4000, and reaches 28.2 with this, which is splatfacto's number.
             prune_scale3d=0.5,
             # The paper has no limit. The 17 small photographs of llff_fern grew to 308 000 splats in 7000 steps, which
             # hold four times as many numbers as the photographs. A limit of 80 000 lost nothing.
