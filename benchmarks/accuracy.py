@@ -2,7 +2,7 @@
 """Differences between the CPU kernels and the float64 reference, at the sizes that are timed."""
 
 from dataclasses import dataclass
-from typing import Iterator, List, NamedTuple, Tuple
+from typing import Iterator, List, Tuple
 
 import torch
 from torch import Tensor
@@ -33,7 +33,7 @@ class Errors:
 
 def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
     """Errors of compositing alone, in pixels that float32 and float64 cannot decide differently."""
-    undecided = examine_pixels(projected).undecided
+    undecided, _ = examine_pixels(projected)
     upstream = upstream * ~undecided[..., None]
     picture = projected.draw()
     picture.backward(upstream)
@@ -55,9 +55,7 @@ def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
 def rasterize_errors(scene: scenes.Scene, upstream: Tensor) -> Errors:
     """Errors of whole drawings. Rounding of the projection moves a few splats into or out of a pixel; such pixels, and
     those that compositing cannot decide, send no gradient."""
-    single = examine_pixels(project(scene))
-    double = examine_pixels(_project_exactly(scene))
-    undecided = single.undecided | (single.shown != double.shown)
+    undecided, _ = examine_pixels(project(scene))
     rasters, leaves = [], []
     for backend, dtype in (("cpu", torch.float32), ("reference", torch.float64), ("reference", torch.float32)):
         each = scene.to(dtype)
@@ -76,29 +74,16 @@ def rasterize_errors(scene: scenes.Scene, upstream: Tensor) -> Errors:
 
 def count_pairs(projected: Projected) -> int:
     """How often a splat contributes to a pixel."""
-    return examine_pixels(projected).pairs
-
-
-class Pixels(NamedTuple):
-    """Which splats the pixels of a picture show."""
-
-    undecided: Tensor
-    """[H, W] whether rounding of alpha and transmittance may decide."""
-    shown: Tensor
-    """[H, W] int64, a number that is different for other splats."""
-    pairs: int
-    """How many splats all pixels show together."""
+    return examine_pixels(projected)[1]
 
 
 @torch.no_grad()
-def examine_pixels(projected: Projected) -> Pixels:
-    """Find out, in float64, what every pixel shows of splats that are already projected."""
+def examine_pixels(projected: Projected) -> Tuple[Tensor, int]:
+    """[H, W] whether rounding may decide which splats a pixel shows, and how many splats all pixels show together."""
     settings, rules = projected.settings, projected.settings.rules
     undecided = torch.zeros(settings.height, settings.width, dtype=torch.bool)
-    everything = torch.zeros(settings.height, settings.width, dtype=torch.int64)
-    labels = torch.randint(2**40, (len(projected.depths),), generator=torch.Generator().manual_seed(0))
     pairs = 0
-    for rows, columns, splats, alpha, squares, exponent in _tiles(projected):
+    for rows, columns, alpha, squares, exponent in _tiles(projected):
         faint = alpha < rules.alpha_min
         near = ((alpha / rules.alpha_min - 1).abs() < ALPHA_MARGIN) | (
             (alpha / rules.alpha_cap - 1).abs() < ALPHA_MARGIN
@@ -108,28 +93,18 @@ def examine_pixels(projected: Projected) -> Pixels:
         close = ((transmittance / rules.transmittance_stop - 1).abs() < TRANSMITTANCE_MARGIN) & ~faint
         shown = ~faint & (exponent >= 0) & (transmittance > rules.transmittance_stop)
         pairs += int(shown.sum())
-        everything[rows, columns] = (shown * labels[splats]).sum(dim=1).view(undecided[rows, columns].shape)
         # What comes after the stop cannot change a pixel any more.
         reached = torch.cat(
             [torch.ones_like(shown[:, :1]), transmittance[:, :-1] > rules.transmittance_stop / 2], dim=1
         )
         flags = ((near | close) & reached).any(dim=1)
         undecided[rows, columns] = flags.view(rows.stop - rows.start, columns.stop - columns.start)
-    return Pixels(undecided, everything, pairs)
+    return undecided, pairs
 
 
-@torch.no_grad()
-def _project_exactly(scene: scenes.Scene) -> Projected:
-    """The scene projected in float64."""
-    settings, doubles = project(scene).settings, scene.to(torch.float64)
-    found = reference.project(doubles.gaussians, doubles.viewmats, doubles.Ks, settings)
-    leaves = found.means2d[0], found.conics[0], found.opacities[0], torch.empty(len(found.depths[0]), 0)
-    return Projected(*leaves, radii=found.radii[0], depths=found.depths[0], settings=settings)
-
-
-def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor, Tensor, Tensor]]:
-    """Of every tile that is not empty: pixel rows, pixel columns, its splats, and in float64 over [pixels, splats front
-    to back] the uncapped alpha, the exponent's square terms and the exponent."""
+def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor, Tensor]]:
+    """Of every tile that is not empty: pixel rows, pixel columns, and in float64 over [pixels, splats front to back]
+    the uncapped alpha, the exponent's square terms and the exponent."""
     settings = projected.settings
     side = settings.rules.tile_size
     across = -(-settings.width // side)
@@ -144,7 +119,7 @@ def _tiles(projected: Projected) -> Iterator[Tuple[slice, slice, Tensor, Tensor,
         a, b, c = conics[splats].unbind(dim=-1)
         squares = 0.5 * (a * dx * dx + c * dy * dy)
         exponent = squares + b * dx * dy
-        yield rows, columns, splats, opacities[splats] * torch.exp(-exponent), squares, exponent
+        yield rows, columns, opacities[splats] * torch.exp(-exponent), squares, exponent
 
 
 def _worst_rms(pairs: List[Tuple[Tensor, Tensor]]) -> float:

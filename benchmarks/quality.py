@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
+import torch
 import tyro
 from PIL import Image
 
 from benchmarks._commands import run_command
 from benchmarks._report import Report
 from nts_plugins.errors import InputError
+from nts_plugins.evaluation.metrics import psnr
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
@@ -272,12 +274,11 @@ def evaluate(options: Options, case: Case, mark: int) -> Tuple[Dict[str, float],
 
 def inner_psnr(picture: Path) -> float:
     """PSNR of one of ns-eval's pictures, photograph left and drawn right, without a rim of 3 % on each side."""
-    both = np.asarray(Image.open(picture).convert("RGB"), np.float64) / 255
+    both = torch.from_numpy(np.asarray(Image.open(picture).convert("RGB"), np.float32) / 255)
     height, width = both.shape[0], both.shape[1] // 2
     rows, columns = round(RIM * height), round(RIM * width)
     inside = slice(rows, height - rows), slice(columns, width - columns)
-    difference = both[:, :width][inside] - both[:, width:][inside]
-    return float(-10 * np.log10(np.mean(difference**2)))
+    return float(psnr(both[:, width:][inside], both[:, :width][inside]))
 
 
 def save_montage(pictures: List[Path], path: Path) -> None:

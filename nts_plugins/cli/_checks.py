@@ -123,6 +123,15 @@ def check_torchvision() -> Iterator[Finding]:
         yield _problem("torchvision", _one_line(error), fix, blocks=True)
 
 
+DEBIAN_PACKAGES = {
+    "libusb-1.0.so.0": "libusb-1.0-0",
+    "libGL.so.1": "libgl1",
+    "libX11.so.6": "libx11-6",
+    "libgomp.so.1": "libgomp1",
+}
+"""Libraries of a desktop that open3d wants, and the packages that hold them."""
+
+
 def check_open3d() -> Iterator[Finding]:
     """nerfstudio's ns-export imports it when it starts; training does not need it."""
     try:
@@ -131,13 +140,11 @@ def check_open3d() -> Iterator[Finding]:
         yield Finding("open3d", "ok", f"{_text(compat.version_of('open3d'))} loads from {_folder(open3d)}")
     except Exception as error:  # a missing system library is an ImportError or an OSError
         missing = re.search(r"(lib[\w.+-]+\.so[.\d]*): cannot open shared object", str(error))
-        packages = {"libusb-1.0.so.0": "libusb-1.0-0", "libGL.so.1": "libgl1", "libX11.so.6": "libx11-6"}
-        packages["libgomp.so.1"] = "libgomp1"
         fix = "pip install --force-reinstall open3d"
         if missing:
             fix = f"install the system library {missing[1]}"
-            if missing[1] in packages:
-                fix += f"; on Debian and Ubuntu: apt-get install {packages[missing[1]]}"
+            if missing[1] in DEBIAN_PACKAGES:
+                fix += f"; on Debian and Ubuntu: apt-get install {DEBIAN_PACKAGES[missing[1]]}"
         yield Finding("open3d", "note", f"cannot be loaded, and ns-export needs it: {_one_line(error)}", fix)
 
 

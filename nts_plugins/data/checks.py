@@ -187,9 +187,8 @@ def has_black_rim(image: torch.Tensor) -> bool:
         *((brightness[0], brightness[rows]), (brightness[-1], brightness[-1 - rows])),
         *((brightness[:, 0], brightness[:, columns]), (brightness[:, -1], brightness[:, -1 - columns])),
     )
-    return (
-        sum(bool((edge < 0.1).float().mean() > 0.9 and (near < 0.1).float().mean() < 0.5) for edge, near in edges) > 1
-    )
+    ends = [(edge < 0.1).float().mean() > 0.9 and (near < 0.1).float().mean() < 0.5 for edge, near in edges]
+    return sum(map(bool, ends)) > 1
 
 
 def read_image(path: Path) -> npt.NDArray[np.uint8]:

@@ -69,11 +69,14 @@ def start_tile(tile, width, height, xs, ys, left):
 @helper
 def pixel_in_tile(p):
     """Column and row, in its tile, of the p-th pixel when pixels are taken block by block."""
-    block, lane = p // LANES, p % LANES
-    return (
-        (block % BLOCK_COLUMNS) * BLOCK_WIDTH + lane % BLOCK_WIDTH,
-        (block // BLOCK_COLUMNS) * BLOCK_HEIGHT + lane // BLOCK_WIDTH,
-    )
+    x, y = corner_of_block(p // LANES)
+    return x + p % LANES % BLOCK_WIDTH, y + p % LANES // BLOCK_WIDTH
+
+
+@helper
+def corner_of_block(block):
+    """Column and row, in its tile, of a block's first pixel."""
+    return block % BLOCK_COLUMNS * BLOCK_WIDTH, block // BLOCK_COLUMNS * BLOCK_HEIGHT
 
 
 @helper

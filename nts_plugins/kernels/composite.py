@@ -8,11 +8,10 @@ weights^T x values whose sums stay in registers, eight channels at a time. Its g
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.blocks import block_weights, list_blocks, start_tile
+from nts_plugins.kernels.blocks import block_weights, corner_of_block, list_blocks, start_tile
 from nts_plugins.kernels.records import whole_vectors
 from nts_plugins.kernels.tiles import (
     AHEAD,
-    BLOCK_COLUMNS,
     BLOCK_HEIGHT,
     BLOCK_WIDTH,
     BLOCKS,
@@ -100,7 +99,7 @@ def composite_forward(
         behind: [H * W] written: the transmittance that is left behind the last splat.
         used: [T] int64 written: entries of each tile up to the last that contributes to a pixel.
     """
-    stride = whole_vectors(channels)
+    stride = whole_vectors(channels, 4)
     local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     sums = np.empty(PIXELS * stride, _F)
@@ -145,7 +144,8 @@ def write_tile(sums, left, x0, y0, width, height, channels, stride, background, 
         for c in range(channels):
             place = (b * stride + c) * LANES
             store(sums, place, fma(broadcast(background, c, LANES), transmittance, load(sums, place, LANES)))
-        x, y = x0 + (b % BLOCK_COLUMNS) * BLOCK_WIDTH, y0 + (b // BLOCK_COLUMNS) * BLOCK_HEIGHT
+        x, y = corner_of_block(b)
+        x, y = x0 + x, y0 + y
         for row in range(min(BLOCK_HEIGHT, height - y)):
             pixel, lane = (y + row) * width + x, row * BLOCK_WIDTH
             for column in range(min(BLOCK_WIDTH, width - x)):

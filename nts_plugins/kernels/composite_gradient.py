@@ -8,12 +8,11 @@ quotients. Every (tile, splat) entry writes one record, see ``records``.
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.blocks import CAP, list_blocks, start_tile, trace_weights
+from nts_plugins.kernels.blocks import CAP, corner_of_block, list_blocks, start_tile, trace_weights
 from nts_plugins.kernels.composite import gather_values
 from nts_plugins.kernels.records import RECORD, whole_vectors
 from nts_plugins.kernels.tiles import (
     AHEAD,
-    BLOCK_COLUMNS,
     BLOCK_HEIGHT,
     BLOCK_WIDTH,
     BLOCKS,
@@ -76,7 +75,8 @@ def load_block_gradients(
     ``by_channel`` [stride, LANES], ``by_pixel`` [LANES, wide] (both padded with zeros), ``behind`` [LANES]: final
     transmittance times dL/d(final transmittance).
     """
-    x0, y0 = x0 + (pixel // LANES % BLOCK_COLUMNS) * BLOCK_WIDTH, y0 + (pixel // LANES // BLOCK_COLUMNS) * BLOCK_HEIGHT
+    left_of_block, top_of_block = corner_of_block(pixel // LANES)
+    x0, y0 = x0 + left_of_block, y0 + top_of_block
     for row in range(BLOCK_HEIGHT):
         for column in range(BLOCK_WIDTH):
             x, y, lane = x0 + column, y0 + row, row * BLOCK_WIDTH + column
@@ -199,10 +199,10 @@ def composite_backward(
         means2d: [N * 2].
         grad_image: [H * W * channels].
         grad_alphas: [H * W].
-        records: [M * (RECORD + whole_vectors(channels))] written.
+        records: [M * (RECORD + whole_vectors(channels, 4))] written.
     """
     capacity = max(1, used.max()) if used.shape[0] > 0 else 1
-    stride, wide = whole_vectors(channels), (channels + 7) // 8 * 8
+    stride, wide = whole_vectors(channels, 4), whole_vectors(channels, 8)
     size = RECORD + stride
     local_values = np.empty(capacity * stride, _F)
     members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)

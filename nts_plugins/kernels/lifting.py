@@ -24,9 +24,9 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
         local, words, slots, offsets: from ``tiles.fill_tiles``.
         constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
-        records: [M * whole_vectors(channels + 1)] written, to be summed with ``records.gather_lifted``.
+        records: [M * whole_vectors(channels + 1, 4)] written, to be summed with ``records.gather_lifted``.
     """
-    wide, size = (channels + 7) // 8 * 8, whole_vectors(channels + 1)
+    wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
     members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
     xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
@@ -151,7 +151,7 @@ def lift_tile_ids(
             continue
         n_ids = list_tile_ids(ids, width, height, tile, found)
         tile_ids[tile * PIXELS : tile * PIXELS + n_ids] = found[:n_ids]
-        wide = (n_ids + 7) // 8 * 8
+        wide = whole_vectors(n_ids, 8)
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
         one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
         for p in range(PIXELS):

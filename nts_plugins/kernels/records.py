@@ -20,9 +20,9 @@ _F = np.float32
 
 
 @helper
-def whole_vectors(channels):
-    """``channels`` rounded up to a multiple of four."""
-    return (channels + 3) // 4 * 4
+def whole_vectors(count, lanes):
+    """``count`` rounded up to a multiple of ``lanes``."""
+    return (count + lanes - 1) // lanes * lanes
 
 
 @helper
@@ -50,7 +50,7 @@ def gather_gradients(
         grad_opacities: [N] written.
         grad_values: [N * channels] written.
     """
-    n, size = first_slot.shape[0] - 1, RECORD + whole_vectors(channels)
+    n, size = first_slot.shape[0] - 1, RECORD + whole_vectors(channels, 4)
     total = np.empty(size, _F)
     # The kernels draw with sigma in units of ln 2, see ``tiles``.
     slope = _F(2.0 * math.log(2.0))
@@ -78,7 +78,7 @@ def gather_lifted(counter, first_slot, records, channels, weights, features):
         weights: [N], added to.
         features: [N * channels], added to.
     """
-    n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels)
+    n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels, 4)
     total = np.empty(size, _F)
     while True:
         start = fetch_add(counter, 0, 1) * PIECE

@@ -78,7 +78,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     for c in range(viewmats.shape[0]):
         view = project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
-        records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width), np.float32)
+        records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width, 4), np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
             settings.width, settings.height, _constants(settings), flat(features[c]), width, records,
@@ -184,7 +184,7 @@ class _Composite(torch.autograd.Function):
     def backward(ctx: Any, grad_image, grad_alphas):
         lists, means2d, opacities, values, backdrop, used, behind = ctx.saved
         height, width, channels = ctx.shape
-        n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels)
+        n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels, 4)
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
             composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d,
