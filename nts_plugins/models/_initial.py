@@ -12,6 +12,12 @@ RANDOM_OPACITY = 0.02
 """Opacity of splats that fill space at random. At the usual 0.1 they are a fog that hides the scene from its own
 cameras, and most of training goes into clearing it: on a Blender scene 1000 steps reached 19 dB instead of 29."""
 
+SEED_SCALE = 0.5
+"""Size of splats at seed points, relative to the distance of their neighbours. At the paper's 1, splats of points whose
+neighbours lie elsewhere in depth cover what is behind them. After 1000 steps at half size, 0.5 gave 26.6 dB / .861
+instead of 26.3 / .849 on llff_fern, SSIM .877 instead of .873 on fox and .520 instead of .512 on lund_street, at the
+same PSNR; 0.35 and 0.7 were no better."""
+
 SeedPoints = Tuple[Tensor, Tensor]
 
 
@@ -30,10 +36,11 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
         seed_points = None
     is_mcmc = config.strategy == "mcmc"
     opacity = 0.5 if is_mcmc else RANDOM_OPACITY if seed_points is None else 0.1
+    scale = 0.1 if is_mcmc else 1.0 if seed_points is None else SEED_SCALE
     options = {
         "sh_degree": config.sh_degree,
         "opacity": config.initial_opacity if config.initial_opacity is not None else opacity,
-        "scale": config.initial_scale if config.initial_scale is not None else (0.1 if is_mcmc else 1.0),
+        "scale": config.initial_scale if config.initial_scale is not None else scale,
     }
     if seed_points is not None:
         return from_points(*seed_points, **options)

@@ -73,7 +73,8 @@ class SplatModelConfig(ModelConfig):
     initial_opacity: Optional[float] = None
     """Opacity at the start; None takes 0.1 at seed points, 0.02 at random places, and 0.5 for mcmc."""
     initial_scale: Optional[float] = None
-    """Size at the start, relative to the distance of the nearest neighbours; None takes 1 (default) or 0.1 (mcmc)."""
+    """Size at the start, relative to the distance of the nearest neighbours; None takes 0.5 at seed points, 1 at random
+    places, and 0.1 for mcmc."""
     use_scale_regularization: bool = False
     """Keep splats from becoming needles (PhysGaussian, Xie et al. 2024)."""
     max_gauss_ratio: float = 10.0
