@@ -90,7 +90,7 @@ def check_torch_device() -> Iterator[Finding]:
         if built_for:
             yield Finding("device", "ok", text)
         else:
-            fix = "install a newer torch, built for this GPU, or train with --machine.device-type cpu"
+            fix = "install a newer torch, built for this GPU, or set CUDA_VISIBLE_DEVICES= to use the CPU"
             yield _problem("device", f"{text}, which has no kernels for this GPU", fix, blocks=True)
     elif has_driver and torch.version.cuda is None:
         fix = "install a CUDA build of torch to use the GPU; the CPU works meanwhile"
@@ -199,7 +199,7 @@ def check_gsplat_kernels() -> Iterator[Finding]:
         return
     nvcc = _nvcc_version()
     if nvcc is None:
-        fix = f"install the CUDA toolkit {torch.version.cuda} so that nvcc is on PATH, or train on the CPU"
+        fix = f"install the CUDA toolkit {torch.version.cuda} so that nvcc is on PATH, or set CUDA_VISIBLE_DEVICES="
         yield _problem(name, "not built, and there is no nvcc to build them", fix, blocks=True)
     elif nvcc[0] != int((torch.version.cuda or "0").split(".", maxsplit=1)[0]):
         fix = f"install the CUDA toolkit {torch.version.cuda} and put its nvcc first on PATH"

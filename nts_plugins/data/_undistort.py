@@ -2,7 +2,7 @@
 """From a lens with distortion to the pinhole camera that splatting needs, for pictures and what is drawn on them."""
 
 from dataclasses import dataclass
-from typing import Optional, Tuple
+from typing import Callable, Optional, Tuple
 
 import numpy as np
 import numpy.typing as npt
@@ -65,14 +65,19 @@ class Undistortion:
         """The undistorted picture.
 
         Args:
-            picture: [H, W] or [H, W, C], aligned with the distorted picture.
+            picture: [H, W] or [H, W, C], aligned with the distorted picture; four channels are colour and alpha.
             labels: take the nearest value instead of mixing neighbours; for masks, ids and depth.
         """
         import cv2
 
         mode = cv2.INTER_NEAREST if labels else cv2.INTER_LINEAR
-        warped = cv2.remap(picture, self._columns, self._rows, mode, borderMode=cv2.BORDER_REPLICATE)
-        return warped.reshape(self.height, self.width, *picture.shape[2:])
+
+        def warp(values: Array) -> Array:
+            warped = cv2.remap(values, self._columns, self._rows, mode, borderMode=cv2.BORDER_REPLICATE)
+            return warped.reshape(self.height, self.width, *values.shape[2:])
+
+        is_rgba = picture.ndim == 3 and picture.shape[2] == 4 and not labels
+        return weighted_by_alpha(picture, warp) if is_rgba else warp(picture)
 
 
 def area_resize(picture: Array, size: Tuple[int, int]) -> Array:
@@ -86,14 +91,25 @@ def area_resize(picture: Array, size: Tuple[int, int]) -> Array:
 
     if picture.shape[2] != 4:
         return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).reshape(size[1], size[0], picture.shape[2])
-    # Colour is averaged in proportion to alpha, or the invisible colour of transparent pixels would bleed out.
+    return weighted_by_alpha(picture, lambda values: cv2.resize(values, size, interpolation=cv2.INTER_AREA))
+
+
+def weighted_by_alpha(picture: Array, mix: Callable[[Array], Array]) -> Array:
+    """Let ``mix`` make new pixels out of those of a picture, counting each colour in proportion to its alpha.
+
+    Otherwise the colour of transparent pixels, which nobody sees, would bleed out.
+
+    Args:
+        picture: [H, W, 4] colour and straight alpha, uint8 or float in [0, 1].
+        mix: linear in the pixels; gets, and returns, float32 colours that are multiplied by alpha, and alpha.
+    """
     top = 255.0 if picture.dtype == np.uint8 else 1.0
-    scaled = picture.astype(np.float32) / top
-    scaled[..., :3] *= scaled[..., 3:]
-    scaled = cv2.resize(scaled, size, interpolation=cv2.INTER_AREA)
-    scaled[..., :3] /= np.maximum(scaled[..., 3:], 1e-6)
-    scaled = np.clip(scaled, 0.0, 1.0) * top
-    return (scaled + 0.5).astype(np.uint8) if picture.dtype == np.uint8 else scaled
+    values = picture.astype(np.float32) / top
+    values[..., :3] *= values[..., 3:]
+    values = mix(values)
+    values[..., :3] /= np.maximum(values[..., 3:], 1e-6)
+    values = np.clip(values, 0.0, 1.0) * top
+    return (values + 0.5).astype(np.uint8) if picture.dtype == np.uint8 else values
 
 
 def _shift_principal_point(K: Array, offset: float) -> Array:

@@ -30,6 +30,8 @@ def explained(data: Any) -> Iterator[None]:
     """Turn what a dataparser raises about its input into an InputError that names the data."""
     try:
         yield
+    except InputError:
+        raise
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError, PermissionError) as error:
         raise InputError(f"Cannot read the data: {error}. {_HOW_TO_MAKE_DATA}") from error
     except json.JSONDecodeError as error:
@@ -45,6 +47,10 @@ def explained(data: Any) -> Iterator[None]:
         if not str(error):
             raise
         raise InputError(f"The data {data} cannot be used: {str(error).strip()}") from error
+    except (ValueError, RuntimeError, NotImplementedError) as error:
+        # What nerfstudio's dataparsers raise for a COLMAP folder without its files, a lens they do not know, or lists
+        # of pictures that do not belong together.
+        raise InputError(f"The data {data} cannot be used: {str(error).strip() or type(error).__name__}") from error
 
 
 def check_transforms_file(data: Path) -> None:
@@ -89,7 +95,7 @@ def _check_pose(matrix: Any, name: str) -> None:
         pose = np.array(matrix, dtype=np.float64)
     except (TypeError, ValueError):
         pose = np.zeros(0)
-    if pose.shape not in ((4, 4), (3, 4)):
+    if pose.shape != (4, 4):
         raise InputError(f"The frame {name} has no 'transform_matrix' of 4x4 numbers.")
     if not np.isfinite(pose).all():
         raise InputError(f"The pose of {name} is not finite (NaN or infinity). Remove the frame or find its pose anew.")
@@ -207,7 +213,7 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """[H, W] bool: where any channel of the file is not zero."""
+    """[H, W] bool: where any channel of the file but alpha is not zero."""
     from PIL import Image
 
     try:
@@ -216,7 +222,8 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
     except Exception as error:
         raise _unreadable(path, error) from error
     if values.ndim == 3:
-        values = values[..., :3].any(axis=-1)
+        # An alpha channel, the last of two or four, says nothing about what the mask shows.
+        values = values[..., : 1 if values.shape[2] == 2 else 3].any(axis=-1)
     return values.astype(bool)
 
 

@@ -55,7 +55,8 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
     them in place. ``camera.metadata["cam_idx"]`` is the image's index, in training and in evaluation.
 
     Which picture comes in which step depends on the step and ``train_cameras_sampling_seed`` alone, so a training that
-    is resumed goes on with the same pictures as one that was never interrupted.
+    is resumed goes on with the same pictures as one that was never interrupted. (Not so with nerfstudio's "fps" as
+    ``train_cameras_sampling_strategy``, which starts anew.)
 
     Raises:
         InputError: for whatever is wrong with the capture, before anything is written.
@@ -96,7 +97,8 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         return self._create_dataset(self.dataparser.get_dataparser_outputs(split=self.test_split))
 
     def _create_dataset(self, outputs: DataparserOutputs) -> SplatDataset:
-        # Rendering and exporting need the cameras alone, and work where the pictures are not.
+        # Rendering and exporting need the cameras alone, and work where the pictures are not, as far as the dataparser
+        # does: nerfstudio-data does; colmap and blender-data open the first picture.
         pictures = self.test_mode != "inference"
         return self.dataset_type(outputs, self.config.camera_res_scale_factor, open_files=pictures)
 
@@ -108,8 +110,9 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         if sum("mask" not in batch and checks.has_black_rim(batch["image"]) for batch in sample) > len(sample) // 2:
             CONSOLE.print(
                 "[yellow]The photographs end in a black rim, as undistorting leaves it. No scene looks like that: the "
-                "rim costs PSNR, and splats gather in front of the cameras to paint it. Crop the photographs, or give "
-                "masks that leave it out ('mask_path' in transforms.json).[/yellow]"
+                "rim costs PSNR, and splats gather in front of the cameras to paint it. Crop the photographs. "
+                "Masks that leave it out ('mask_path' in transforms.json) keep the splats clean, but ns-eval scores "
+                "every pixel.[/yellow]"
             )
         if len(self.train_dataparser_outputs.metadata.get("points3D_xyz", ())) == 0:
             CONSOLE.print(

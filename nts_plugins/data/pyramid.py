@@ -34,10 +34,15 @@ class Pyramid:
 
     Holds the full size as it was given (uint8 costs a quarter of float) and only the last smaller size, because a
     schedule goes through sizes once. Safe to read from several threads: a race costs a second computation.
+
+    Args:
+        full: [H, W, C].
+        straight_alpha: the map is a picture of four channels, colour and alpha: colours count in proportion to alpha.
     """
 
-    def __init__(self, full: Tensor) -> None:
+    def __init__(self, full: Tensor, *, straight_alpha: bool = False) -> None:
         self.full = full
+        self._straight_alpha = straight_alpha
         self._smaller: Tuple[int, Tensor] = (1, full)
 
     def at(self, factor: int) -> Tensor:
@@ -51,27 +56,42 @@ class Pyramid:
             return self.full
         known, smaller = self._smaller
         if known != factor:
-            smaller = _shrink(self.full, factor)
+            smaller = (_shrink_rgba if self._straight_alpha else _shrink)(self.full, factor)
             self._smaller = (factor, smaller)
         return smaller
 
 
 def _shrink(full: Tensor, factor: int) -> Tensor:
+    mean = _means(full.float(), factor)
+    return mean >= 0.5 if full.dtype == torch.bool else _as(full.dtype, mean)
+
+
+def _shrink_rgba(full: Tensor, factor: int) -> Tensor:
+    alpha = full[..., 3:].float()
+    mean_alpha = _means(alpha, factor)
+    color = _means(full[..., :3] * alpha, factor) / mean_alpha.clamp_min(1e-6)
+    return _as(full.dtype, torch.cat([color, mean_alpha], dim=-1))
+
+
+def _means(full: Tensor, factor: int) -> Tensor:
     height, width = full.shape[0] // factor, full.shape[1] // factor
-    cut = full[: height * factor, : width * factor].float()
-    mean = cut.reshape(height, factor, width, factor, -1).mean(dim=(1, 3))
-    if full.dtype == torch.bool:
-        return mean >= 0.5
-    if full.dtype == torch.uint8:
-        return (mean + 0.5).to(torch.uint8)
-    return mean.to(full.dtype)
+    cut = full[: height * factor, : width * factor]
+    return cut.reshape(height, factor, width, factor, -1).mean(dim=(1, 3))
+
+
+def _as(dtype: torch.dtype, values: Tensor) -> Tensor:
+    return (values + 0.5).to(torch.uint8) if dtype == torch.uint8 else values.to(dtype)
 
 
 def pyramids(batch: Dict) -> Dict[str, Pyramid]:
     """A pyramid for every map of a batch that has the image's height and width."""
     size = batch["image"].shape[:2]
     maps = {name: value for name, value in batch.items() if isinstance(value, Tensor) and value.ndim == 3}
-    return {name: Pyramid(value) for name, value in maps.items() if value.shape[:2] == size}
+    return {name: _pyramid(name, value) for name, value in maps.items() if value.shape[:2] == size}
+
+
+def _pyramid(name: str, value: Tensor) -> Pyramid:
+    return Pyramid(value, straight_alpha=name == "image" and value.shape[-1] == 4)
 
 
 class Targets:
@@ -97,7 +117,7 @@ class Targets:
     def __getitem__(self, name: str) -> Tensor:
         value = self._batch[name]
         if self._factor > 1 and value.shape[:2] == self._batch["image"].shape[:2]:
-            pyramid = self._batch.get("pyramids", {}).get(name) or Pyramid(value)
+            pyramid = self._batch.get("pyramids", {}).get(name) or _pyramid(name, value)
             value = pyramid.at(self._factor)
         value = value.to(self._device)
         return value.float().mul_(1.0 / 255.0) if value.dtype == torch.uint8 else value

@@ -49,6 +49,9 @@ class Gaussians:
             value = getattr(self, name)
             if value is not None and (value.ndim != ndim or value.shape[0] != n):
                 raise ValueError(f"Gaussians.{name} has shape {tuple(value.shape)}, expected {ndim} axes, first {n}.")
+        if self.sh is not None and self.sh_rest is not None and self.sh.shape[2] != self.sh_rest.shape[2]:
+            own, rest = self.sh.shape[2], self.sh_rest.shape[2]
+            raise ValueError(f"Gaussians.sh has {own} colour channels, but Gaussians.sh_rest has {rest}.")
 
     def __len__(self) -> int:
         return self.means.shape[0]

@@ -47,7 +47,8 @@ class EmbeddingHead(FeatureHead):
 
     def initial_parameters(self, splats: Mapping[str, Tensor]) -> Dict[str, Parameter]:
         means = splats["means"]
-        return {self.name: Parameter(torch.zeros(len(means), self.config.channels, device=means.device))}
+        # Small and not zero: a vector without length has no angle, and a first gradient that Adam never forgets.
+        return {self.name: Parameter(0.01 * torch.randn(len(means), self.config.channels).to(means.device))}
 
     def channels(self, params: Mapping[str, Tensor]) -> Tensor:
         return params[self.name]

@@ -11,38 +11,41 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterator, List
 
 import numpy as np
 import torch
 
 _cores = os.cpu_count() or 1
 _pool = ThreadPoolExecutor(max_workers=max(1, _cores - 1), thread_name_prefix="nts-kernel")
-_local = threading.local()
+_lock = threading.Lock()
+_shared: List[int] = []
+"""What torch's thread count was before each :func:`kernels_only` that is active, the first of them first."""
 
 
 def thread_count() -> int:
     """How many threads a kernel uses: torch's own setting, so ``torch.set_num_threads`` and OMP_NUM_THREADS hold."""
-    return min(getattr(_local, "count", None) or torch.get_num_threads(), _cores)
+    with _lock:
+        return min(_shared[0] if _shared else torch.get_num_threads(), _cores)
 
 
 @contextmanager
 def kernels_only() -> Iterator[None]:
-    """Within this context, and in this thread, kernels use all threads and torch's own operations one.
+    """Within this context kernels use all threads, and torch's own operations of this thread use one.
 
     A training step is a hundred small torch operations beside a dozen kernels. Sharing out 40 000 numbers gains
     nothing, and each time torch waits until all of its threads have run; on a machine that does something else too,
-    that wait was measured to make a step four times slower.
+    that wait was measured to make a step four times slower. Threads that start meanwhile, as the viewer's does, find
+    torch's count at one too; kernels use all threads there as well.
     """
-    before = torch.get_num_threads()
-    outer = getattr(_local, "count", None)
-    _local.count = thread_count()
+    with _lock:
+        _shared.append(torch.get_num_threads())
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
-        _local.count = outer
+        with _lock:
+            torch.set_num_threads(_shared.pop())
 
 
 def run(kernel: Callable[..., Any], *arguments: Any) -> None:

@@ -107,7 +107,12 @@ class SplatModel(SplatfactoModel):
         try:
             select_backend(self.kwargs.get("device", "cpu"), config.backend)
         except BackendUnavailable as error:
-            raise InputError(str(error)) from error
+            raise InputError(
+                f"{error} ns-train uses another device with --machine.device-type; the other commands take the GPU "
+                f"wherever torch sees one, unless CUDA_VISIBLE_DEVICES is set to nothing."
+            ) from error
+        if not 0 <= config.sh_degree <= 3:
+            raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
         per_splat = sum(value[0].numel() for value in splats.values())
@@ -195,7 +200,7 @@ class SplatModel(SplatfactoModel):
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
         outputs = {**self._pictures(raster, background), **outputs}
         if apart:
-            outputs.update(self._draw(gaussians.detach(), params, apart, view)[1])
+            outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
         if self.training:
             self.info = raster.info
             self.strategy.step_pre_backward(
@@ -221,6 +226,7 @@ class SplatModel(SplatfactoModel):
         view: View,
         background: Optional[Tensor] = None,
         with_depth: bool = False,
+        trains_splats: bool = True,
     ) -> Tuple[Raster, Dict[str, Tensor]]:
         """One pass of the rasterizer, and what the heads make of their channels."""
         channels = [head.channels(params) for head in heads]
@@ -235,7 +241,7 @@ class SplatModel(SplatfactoModel):
             background=background,
             depth="expected" if with_depth else None,
             antialiased=self.config.rasterize_mode == "antialiased",
-            absgrad=self.training and self.strategy.absgrad,
+            absgrad=self.training and trains_splats and self.strategy.absgrad,
             backend=self.config.backend,
         )
         outputs: Dict[str, Tensor] = {}
@@ -307,10 +313,10 @@ class SplatModel(SplatfactoModel):
                 losses.update(head.losses(outputs, self._targets(batch)))
         return losses
 
-    @torch.no_grad()
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Any]:
+        # nerfstudio asks for metrics before losses, and both look at the same pair: it must keep its graph.
         prediction, target = self._prediction_and_target(outputs, batch)
-        metrics: Dict[str, Any] = {"psnr": psnr(prediction, target), "gaussian_count": self.num_points}
+        metrics: Dict[str, Any] = {"psnr": psnr(prediction, target).detach(), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
         return metrics
 

@@ -81,7 +81,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
         records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width, 4), np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
-            settings.width, settings.height, _constants(settings), flat(features[c]), width, records,
+            settings.width, settings.height, _constants(settings), flat(features[c].to(torch.float32)), width, records,
         )  # fmt: skip
         run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
     return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))

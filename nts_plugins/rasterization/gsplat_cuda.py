@@ -3,7 +3,8 @@
 
 Everything a pixel can show goes through one call of ``gsplat.rendering.rasterization``: colours are evaluated first and
 joined with the further channels, and depth rides along as gsplat's own last channel. ``lift`` is the gradient of that
-call with respect to the joined values, which is exactly the sum of alpha T times the upstream map.
+call with respect to the joined values, which is the sum of alpha T times the upstream map. gsplat's backward kernel
+finds T by dividing its way to the front, so in opaque pixels the weights are off by up to some 1e-4 of themselves.
 """
 
 import functools
@@ -49,10 +50,10 @@ def rasterize(
         BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own are asked for.
         ValueError: when ``absgrad`` is asked for with more channels than fit into one pass on this GPU.
     """
+    gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
     if len(gaussians) == 0:
         # There is nothing to launch a kernel on, and the background alone costs nothing.
         return reference.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
-    gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
     values, color_width = _view_colors(gaussians, viewmats, settings.sh_degree), gaussians.color_channels
     if channels is not None:
         channels = channels.float()
@@ -79,13 +80,15 @@ def rasterize(
 
 def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings, features: Tensor) -> Lifted:
     """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
-    if len(gaussians) == 0:
-        return reference.lift(gaussians, viewmats, Ks, settings, features)
     gaussians = gaussians.detach().to(torch.float32)
+    if len(gaussians) == 0:
+        return Lifted(features.new_zeros((0, features.shape[-1]), dtype=torch.float32), gaussians.opacities)
     maps = torch.cat([features.float(), features.new_ones((*features.shape[:-1], 1), dtype=torch.float32)], dim=-1)
-    with torch.enable_grad():
+    # Whatever the caller has switched off: this needs a graph, and tensors of inference mode cannot be part of one.
+    with torch.inference_mode(False), torch.enable_grad():
+        gaussians, maps = gaussians.map(torch.clone), maps.clone()
         values = torch.zeros(len(gaussians), maps.shape[-1], device=gaussians.device, requires_grad=True)
-        pictures, _, _ = _draw(gaussians, values, viewmats.detach().float(), Ks, settings, None)
+        pictures, _, _ = _draw(gaussians, values, viewmats.detach().float().clone(), Ks.clone(), settings, None)
         (sums,) = torch.autograd.grad(pictures, values, maps)
     return Lifted(features=sums[:, :-1], weights=sums[:, -1])
 

@@ -227,6 +227,11 @@ def composite(
     Differentiable with respect to means2d, conics, opacities, values and background. When ``absgrad`` is given,
     backward adds to it the sum over pixels of the absolute gradients with respect to ``means2d``.
     """
+    if len(means2d) == 0:
+        # The background alone. The sums, all 0, are there for gradients to have a way back.
+        nothing = values.sum(dim=0).expand(settings.height, settings.width, -1)
+        clear = (means2d.sum() + conics.sum() + opacities.sum()).expand(settings.height, settings.width, 1)
+        return nothing if background is None else nothing + (1 - clear) * background, clear
     picture_rows, alpha_rows = [], []
     for rows, tiles in _tile_lists(means2d, radii, depths, settings):
         pictures, alphas = [], []

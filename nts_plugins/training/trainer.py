@@ -76,10 +76,16 @@ class SplatTrainer(Trainer):
         self._save_failed: Optional[str] = None
 
     def setup_optimizers(self) -> Optimizers:
-        """Optimizers whose learning rates fit the scene; by now the data has been read, so the run may be written."""
-        self.config.write_config()
+        """Optimizers whose learning rates fit the scene, and the checkpoint to go on from.
+
+        By now the data has been read, and once the checkpoint has been, the run may be written.
+        """
         scales = getattr(self.pipeline.model, "learning_rate_scales", dict)()
-        return Optimizers(scale_learning_rates(self.config.optimizers, scales), self.pipeline.get_param_groups())
+        groups = scale_learning_rates(self.config.optimizers, scales)
+        self.optimizers = Optimizers(groups, self.pipeline.get_param_groups())
+        self._resume()
+        self.config.write_config()
+        return self.optimizers
 
     def train(self) -> None:
         """Train until ``max_num_iterations``; nerfstudio 1.1.5 trains that many more when it resumes."""
@@ -133,6 +139,14 @@ class SplatTrainer(Trainer):
                     other.unlink(missing_ok=True)
 
     def _load_checkpoint(self) -> None:
+        """Nothing: nerfstudio asks for this when the run has been written, and :meth:`setup_optimizers` came before."""
+
+    def _resume(self) -> None:
+        """Take over the checkpoint that the config names, if it does.
+
+        Raises:
+            InputError: where it is missing, damaged, or of another method.
+        """
         path = self._checkpoint_to_load()
         if path is None:
             CONSOLE.print("No checkpoint to load: training from scratch.")

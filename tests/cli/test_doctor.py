@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """nts doctor: every problem is noticed, named and comes with one line that fixes it."""
 
+import importlib
 import json
 import shutil
 import subprocess
@@ -286,6 +287,8 @@ def test_nvcc_version(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_compiler_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A kernel that is imported while the compiler is off stays uncompiled, for the tests that follow too.
+    importlib.import_module("nts_plugins.rasterization.cpu")
     monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
     assert_problem(only(_checks.check_cpu_kernels()), "unset NUMBA_DISABLE_JIT", blocks=False)
 

@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,10 +16,12 @@ from typing import Any, Dict, List
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from nts_plugins.errors import InputError
 from tests import runs
+from tests.captures import load_meta, save_meta
 from tests.conformance.conftest import STEPS, Trained, busy_options, registered_methods
 
 
@@ -214,3 +217,19 @@ def test_a_checkpoint_of_another_method_is_refused(trained: Trained, capture: Pa
     options = ("--load-checkpoint", str(foreign), *busy_options(trained.method))
     with pytest.raises(InputError, match="gauss_params.quats.*unknown here, field.weight"):
         runs.trainer(trained.method, capture, tmp_path / "outputs", STEPS + 5, *options)
+    assert not list(tmp_path.glob("outputs/**/config.yml")), "a refused run leaves nothing behind"
+
+
+def test_masked_pictures_train(method: str, capture: Path, tmp_path: Path) -> None:
+    """nerfstudio asks for metrics before losses, and what the mask hides must not cut the way back to the splats."""
+    masked = tmp_path / "masked"
+    shutil.copytree(capture, masked)
+    meta = load_meta(masked)
+    left = np.zeros((meta["h"], meta["w"]), np.uint8)
+    left[:, : meta["w"] // 2] = 255
+    Image.fromarray(left).save(masked / "mask.png")
+    save_meta(masked, {**meta, "frames": [{**frame, "mask_path": "mask.png"} for frame in meta["frames"]]})
+    trainer = runs.trainer(method, masked, tmp_path / "outputs", 3, *busy_options(method))
+    before = trainer.pipeline.model.gauss_params["features_dc"].detach().clone()
+    trainer.train()
+    assert not torch.equal(trainer.pipeline.model.gauss_params["features_dc"], before)

@@ -71,6 +71,7 @@ FAULTS = {
     "pose with NaN": (set_pose(POSE_WITH_NAN), "pose of images/004.png.* is not finite"),
     "singular pose": (set_pose(SINGULAR_POSE), "pose of images/004.png.* singular"),
     "no pose": (edit(lambda meta: meta["frames"][4].pop("transform_matrix")), "images/004.png.* no 'transform_matrix'"),
+    "pose of three rows": (set_pose(np.eye(4)[:3].tolist()), "images/004.png.* no 'transform_matrix' of 4x4"),
     "pose of words": (set_pose("left"), "images/004.png.* no 'transform_matrix'"),
     "no file_path": (edit(lambda meta: meta["frames"][4].pop("file_path")), "Frame 4 .* no 'file_path'"),
     "fisheye": (edit(lambda meta: meta.update(camera_model="OPENCV_FISHEYE")), "OPENCV_FISHEYE.*pinhole.*[Uu]ndistort"),
@@ -99,6 +100,19 @@ def test_fault_is_named_and_nothing_is_written(tmp_path: Path, fault: str) -> No
     said = train_expecting_failure(folder, tmp_path / "outputs")
     assert re.search(message, said), said
     assert "\n" not in said.strip()
+
+
+def test_faults_that_other_dataparsers_find(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "capture", views=4)
+    (folder / "sparse").mkdir()
+    said = train_expecting_failure(folder, tmp_path / "outputs", "colmap", "--colmap-path", "sparse")
+    assert str(folder) in said and "sparse" in said
+
+
+def test_missing_checkpoint(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "capture", views=4)
+    said = train_expecting_failure(folder, tmp_path / "outputs", "--load-dir", str(tmp_path / "typo"))
+    assert "no checkpoint in" in said and "typo" in said
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 
 from nts_plugins.data.datamanager import SplatDatamanager, SplatDatamanagerConfig
-from nts_plugins.data.pyramid import Pyramid, Targets
+from nts_plugins.data.pyramid import Pyramid, Targets, pyramids
 from tests.captures import load_meta, save_meta, write_capture
 
 
@@ -148,6 +148,23 @@ def test_pyramid_averages_and_cuts_off_the_rest() -> None:
     mask = torch.zeros(4, 4, 1, dtype=torch.bool)
     mask[:2] = True
     assert bool(Pyramid(mask).at(4)) and Pyramid(mask).at(2).tolist() == [[[True], [True]], [[False], [False]]]
+
+
+def test_pyramid_leaves_out_colours_that_nobody_sees() -> None:
+    """Half of each pixel is red, the other half transparent with some colour below."""
+    picture = torch.tensor([[200, 0, 0, 255], [0, 90, 0, 0]], dtype=torch.uint8).repeat(4, 2, 1)
+    batch = {"image": picture}
+    for given in (batch, {**batch, "pyramids": pyramids(batch)}):
+        small = Targets(given, 2, "cpu")["image"]
+        assert small.shape == (2, 2, 4)
+        torch.testing.assert_close(small[0, 0], torch.tensor([200 / 255, 0, 0, 128 / 255]))
+    features = torch.tensor([1.0, 0, 0, 1, 0, 1, 0, 0]).reshape(1, 2, 4).repeat(2, 1, 1)
+    assert pyramids({"image": features[..., :3], "feature": features})["feature"].at(2)[0, 0].tolist() == [
+        0.5,
+        0.5,
+        0,
+        0.5,
+    ]
 
 
 def test_targets_shrink_what_has_the_size_of_the_image() -> None:

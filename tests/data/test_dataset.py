@@ -10,6 +10,7 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
+from nts_plugins.data.checks import read_mask
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.errors import InputError
 from tests.captures import load_meta, save_meta, write_capture
@@ -155,6 +156,29 @@ def test_invisible_colour_does_not_bleed_into_shrunk_pictures(tmp_path: Path) ->
     image = dataset(folder, 0.5).get_data(0)["image"]
     assert image.shape == (18, 24, 4)
     torch.testing.assert_close(image[0, 12], torch.tensor([1.0, 0.0, 0.0, 0.5]), atol=0.01, rtol=0)
+
+
+def test_invisible_colour_does_not_bleed_into_undistorted_pictures(tmp_path: Path) -> None:
+    folder = write_capture(tmp_path / "capture")
+    meta = load_meta(folder)
+    rgba = np.zeros((36, 48, 4), np.uint8)
+    rgba[..., 1] = 255  # transparent green
+    rgba[:, :13] = (255, 0, 0, 255)  # beside opaque red, with the border where the lens bends it
+    for frame in meta["frames"]:
+        Image.fromarray(rgba).save(folder / frame["file_path"])
+    save_meta(folder, {**meta, "k1": -0.1})
+    image = dataset(folder).get_data(0)["image"]
+    visible = image[image[..., 3] > 0.1]
+    assert (visible[:, 3] < 0.9).any(), "some pixels mix both"
+    assert visible[:, 0].min() > 0.98 and visible[:, 1].max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["L", "LA", "RGB", "RGBA"])
+def test_masks_are_read_without_their_alpha(tmp_path: Path, mode: str) -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, :2] = 255
+    Image.fromarray(mask).convert(mode).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), mask > 0)
 
 
 def test_alpha_is_kept_for_the_model_to_put_a_colour_behind(tmp_path: Path) -> None:

@@ -75,3 +75,13 @@ def test_does_not_depend_on_threads() -> None:
 def test_shapes_must_agree() -> None:
     with pytest.raises(ValueError, match="prediction has"):
         photometric_loss(torch.zeros(12, 12, 3), torch.zeros(12, 13, 3))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels", [1, 3])
+def test_full_precision_on_a_gpu(channels: int) -> None:
+    """Bright flat pictures, where the ten bits of TF32 would give a similarity of 1.5."""
+    flat = torch.full((64, 64, channels), 0.9, dtype=torch.float64)
+    expected = ssim_reference(flat + 0.02, flat)
+    found = ssim((flat + 0.02).float().cuda(), flat.float().cuda())
+    assert abs(float(found) - float(expected)) < 1e-3

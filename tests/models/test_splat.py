@@ -186,6 +186,24 @@ def test_masked_pixels_do_not_train() -> None:
     assert outputs["rgb"].grad[:, : WIDTH // 2].any() and not outputs["rgb"].grad[:, WIDTH // 2 :].any()
 
 
+@pytest.mark.parametrize("strategy", ["default", "mcmc"])
+def test_masked_pictures_train_in_nerfstudios_order(strategy: str) -> None:
+    """nerfstudio asks for metrics, then for losses, with the same batch."""
+    model = make_model(config(strategy=strategy)).train()
+    mask = torch.zeros(HEIGHT, WIDTH, 1, dtype=torch.bool)
+    mask[:, : WIDTH // 2] = True
+    batch, outputs = {**picture(), "mask": mask}, model.get_outputs(camera())
+    metrics = model.get_metrics_dict(outputs, batch)
+    assert not metrics["psnr"].requires_grad
+    model.get_loss_dict(outputs, batch, metrics)["main_loss"].backward()
+    assert model.gauss_params["features_dc"].grad.any()
+
+
+def test_other_degrees_are_refused() -> None:
+    with pytest.raises(InputError, match="sh-degree is 4"):
+        make_model(config(sh_degree=4))
+
+
 def test_crop_box_shows_what_is_inside() -> None:
     model = make_model().eval()
     whole = model.get_outputs_for_camera(camera())["accumulation"]

@@ -157,6 +157,7 @@ def test_rules_follow_the_installed_gsplat(monkeypatch: pytest.MonkeyPatch) -> N
         ({"sh": None, "sh_rest": None}, "either sh"),
         ({"sh": torch.zeros(10, 3)}, "expected 3 axes"),
         ({"sh_rest": torch.zeros(9, 3, 3)}, "first 10"),
+        ({"sh_rest": torch.zeros(10, 3, 1)}, "sh has 3 colour channels, but Gaussians.sh_rest has 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -133,5 +133,7 @@ def test_lift_is_the_adjoint(backend: Backend, made: Scene, width: int, seed: in
     there = (raster.channels.double() * features.double()).sum().item()
     back = (values.double() * lifted.features.double()).sum().item()
     size = (raster.channels.double() * features.double()).abs().sum().item()
-    assert abs(there - back) <= 1e-5 * size + 1e-6
-    assert abs(lifted.weights.double().sum() - raster.alphas.double().sum()) <= 1e-5 * raster.alphas.numel()
+    # gsplat lifts with the transmittances of its backward kernel, which are less exact than those of the forward one.
+    error = backend.gradient_error if backend.name == "gsplat" else 1e-5
+    assert abs(there - back) <= error * size + 1e-6
+    assert abs(lifted.weights.double().sum() - raster.alphas.double().sum()) <= error * raster.alphas.numel()
