@@ -3,7 +3,7 @@
 
     python -m benchmarks.quality
     python -m benchmarks.quality --cases fox:0.5 gallery:1 --marks 1000 7000
-    python -m benchmarks.quality --method-options "--pipeline.model.strategy mcmc" --name quality_mcmc
+    python -m benchmarks.quality --method-options="--pipeline.model.strategy mcmc" --name quality_mcmc
 
 A case is a scene and the scale of its pictures. The gallery is made on the spot; the others are real captures in
 ../shared/data, or in the folder that NTS_TEST_DATA names, and are left out where that is missing. Start it again after
