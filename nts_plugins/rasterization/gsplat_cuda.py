@@ -83,10 +83,11 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     gaussians = gaussians.detach().to(torch.float32)
     if len(gaussians) == 0:
         return Lifted(features.new_zeros((0, features.shape[-1]), dtype=torch.float32), gaussians.opacities)
-    maps = torch.cat([features.float(), features.new_ones((*features.shape[:-1], 1), dtype=torch.float32)], dim=-1)
     # Whatever the caller has switched off: this needs a graph, and tensors of inference mode cannot be part of one.
     with torch.inference_mode(False), torch.enable_grad():
-        gaussians, maps = gaussians.map(torch.clone), maps.clone()
+        gaussians = gaussians.map(torch.clone)
+        ones = torch.ones((*features.shape[:-1], 1), device=features.device)
+        maps = torch.cat([features.detach().float(), ones], dim=-1)
         values = torch.zeros(len(gaussians), maps.shape[-1], device=gaussians.device, requires_grad=True)
         pictures, _, _ = _draw(gaussians, values, viewmats.detach().float().clone(), Ks.clone(), settings, None)
         (sums,) = torch.autograd.grad(pictures, values, maps)

@@ -102,6 +102,16 @@ def test_lift(fake: FakeGsplat) -> None:
     assert not found.features.requires_grad
 
 
+def test_lift_in_inference_mode(fake: FakeGsplat) -> None:
+    """It is made of a gradient, which tensors of inference mode cannot have."""
+    with torch.inference_mode():
+        made = scene(30, width=20, height=20)
+        features = torch.ones(1, 20, 20, 3)
+        found = lift(made.gaussians, made.viewmats, made.Ks, features, backend="gsplat")
+    assert found.weights.sum() > 0
+    torch.testing.assert_close(found.features, found.weights[:, None].expand(-1, 3))
+
+
 def test_lift_ids_goes_through_chunks_of_the_ids_that_are_seen(fake: FakeGsplat) -> None:
     made = scene(60, cameras_=2, width=20, height=18)
     ids = torch.randint(0, 70, (2, 18, 20), generator=generator(1)) * 3
