@@ -53,6 +53,7 @@ splat_paper = MethodSpecification(
                 rasterize_mode="classic",
                 initial_opacity=0.1,  # program
                 initial_scale=1.0,  # section 5.1: mean distance to the three nearest points
+                sparse_seeds=0,  # program: the same rate for any number
                 use_scale_regularization=False,
             ),
         ),

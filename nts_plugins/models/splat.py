@@ -75,6 +75,10 @@ class SplatModelConfig(ModelConfig):
     initial_scale: Optional[float] = None
     """Size at the start, relative to the distance of the nearest neighbours; None takes 0.5 at seed points, 1 at random
     places, and 0.1 for mcmc."""
+    sparse_seeds: int = 0
+    """Fewer seed points than this lie farther apart than splats can move: with N of them, the means' learning rate is
+    multiplied by sqrt(sparse_seeds / N), at most 3. 0 never does, as in the paper; mcmc, whose noise grows with that
+    rate, is left as it is."""
     use_scale_regularization: bool = False
     """Keep splats from becoming needles (PhysGaussian, Xie et al. 2024)."""
     max_gauss_ratio: float = 10.0
@@ -115,6 +119,7 @@ class SplatModel(SplatfactoModel):
             raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
+        self.num_initial = len(splats["means"])
         per_splat = sum(value[0].numel() for value in splats.values())
         self.heads = nn.ModuleDict(
             {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
@@ -152,8 +157,10 @@ class SplatModel(SplatfactoModel):
         return groups
 
     def learning_rate_scales(self) -> Dict[str, float]:
-        """Factors on the recipe's learning rates, by group: positions move in proportion to the size of the scene."""
-        return {"means": self.extent}
+        """Factors on the recipe's learning rates, by group: positions move in proportion to the size of the scene, and
+        farther where few splats have to fill it."""
+        sparse = self.config.sparse_seeds if self.config.strategy == "default" else 0
+        return {"means": self.extent * min(max(sparse / max(self.num_initial, 1), 1.0) ** 0.5, 3.0)}
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

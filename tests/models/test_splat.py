@@ -322,6 +322,14 @@ def test_positions_move_in_proportion_to_the_scene() -> None:
     assert make_model(camera_extent=7.0).strategy_state.scene_scale == 7.0
 
 
+def test_few_seed_points_move_farther() -> None:
+    """make_model starts with 50."""
+    assert make_model(config(sparse_seeds=200), camera_extent=7.0).learning_rate_scales() == {"means": 14.0}
+    assert make_model(config(sparse_seeds=40)).learning_rate_scales() == {"means": 1.0}
+    assert make_model(config(sparse_seeds=10**6)).learning_rate_scales() == {"means": 3.0}
+    assert make_model(config(sparse_seeds=200, strategy="mcmc")).learning_rate_scales() == {"means": 1.0}
+
+
 def test_no_more_numbers_in_splats_than_in_pictures() -> None:
     """The everyday preset's limit, from what the datamanager says of the pictures; heads do not count."""
     auto = config(densify=DefaultConfig(max_splats="auto"), sh_degree=3)
