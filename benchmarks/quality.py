@@ -58,7 +58,7 @@ class Options:
     name: str = "quality"
     """Name of the result."""
     force: bool = False
-    """Measure again what is finished."""
+    """Measure the cases again where they are finished; other cases of the result stay."""
 
 
 @dataclass(frozen=True)
@@ -118,10 +118,13 @@ def main(options: Options) -> None:
     """Measure every case at every mark, writing the report after each."""
     report = Report(options.name, f"Quality over time: {options.method}")
     report.provenance["method"] = f"{options.method} {options.method_options}".strip()
-    progress = Progress(rows=[] if options.force else finished_rows(report))
     cases = [
         (case, data) for case in map(Case.parse, options.cases) if (data := locate(case, options.work)) is not None
     ]
+    progress = Progress(rows=finished_rows(report))
+    if options.force:
+        again = {(case.scene, case.scale) for case, _ in cases}
+        progress.rows = [row for row in progress.rows if (row["scene"], row["scale"]) not in again]
     marks = sorted(set(options.marks))
     to_do = [(case, data, mark) for case, data in cases for mark in marks if progress.find(case, mark) is None]
     for case in {case.label: case for case, _, _ in to_do}.values() if options.force else ():
@@ -161,7 +164,7 @@ def finished_rows(report: Report) -> List[Dict[str, Any]]:
     if earlier.get("method") != report.provenance["method"]:
         raise InputError(
             f"{path} holds '{earlier.get('method')}', not '{report.provenance['method']}'. "
-            f"Use --name for another result, or --force to replace it."
+            f"Use --name for another result."
         )
     return earlier["tables"][0]["rows"]
 

@@ -53,6 +53,7 @@ splat_paper = MethodSpecification(
                 rasterize_mode="classic",
                 initial_opacity=0.1,  # program
                 initial_scale=1.0,  # section 5.1: mean distance to the three nearest points
+                exposure=False,  # section 7: photographs are taken as they are
                 sparse_seeds=0,  # program: the same rate for any number
                 use_scale_regularization=False,
             ),
@@ -68,7 +69,9 @@ splat_paper = MethodSpecification(
             "opacities": {"optimizer": AdamConfig(lr=5e-2, eps=1e-15), "scheduler": None},
             "scales": {"optimizer": AdamConfig(lr=5e-3, eps=1e-15), "scheduler": None},
             "quats": {"optimizer": AdamConfig(lr=1e-3, eps=1e-15), "scheduler": None},
-            # The paper takes poses as they are. This counts only with --pipeline.model.camera-optimizer.mode.
+            # The paper takes exposures and poses as they are. These count only with --pipeline.model.exposure and
+            # --pipeline.model.camera-optimizer.mode.
+            "exposure": {"optimizer": AdamConfig(lr=3e-3, eps=1e-15), "scheduler": None},
             "camera_opt": {
                 "optimizer": AdamConfig(lr=1e-4, eps=1e-15),
                 "scheduler": ExponentialDecayConfig(lr_final=5e-7, max_steps=30000, warmup_steps=1000),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses between pictures."""
+"""Losses between pictures, and on the shape of splats."""
 
 from nts_plugins.losses._photometric import l1_and_ssim, photometric_loss, ssim, ssim_reference
+from nts_plugins.losses._shape import needle_loss
 
-__all__ = ["l1_and_ssim", "photometric_loss", "ssim", "ssim_reference"]
+__all__ = ["l1_and_ssim", "needle_loss", "photometric_loss", "ssim", "ssim_reference"]

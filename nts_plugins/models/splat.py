@@ -21,6 +21,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from nts_plugins.appearance.background import Background
+from nts_plugins.appearance.exposure import Exposure, expose
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
 from nts_plugins.data.cameras import View, is_pinhole, view_of
 from nts_plugins.data.pyramid import ResolutionSchedule, Targets
@@ -62,6 +63,9 @@ class SplatModelConfig(ModelConfig):
     """Behind the splats, and behind pictures with an alpha channel. "random" is another colour in each training step,
     so that nothing can hide in front of the background by taking its colour. "data" is the data's ``--alpha-color``,
     or black where it has none. "auto" trains with "random" where pictures have alpha, and is else "data"."""
+    exposure: bool = False
+    """Learn how bright each photograph was taken, and show other views, held-out ones too, as photographs around them
+    were taken; exported splats are of middle brightness. Pictures with alpha are taken as they are."""
     rasterize_mode: Literal["classic", "antialiased"] = "classic"
     """Antialiased splats keep their energy when small on the screen. Viewers of exported files expect classic."""
     random_init: bool = False
@@ -76,9 +80,8 @@ class SplatModelConfig(ModelConfig):
     """Size at the start, relative to the distance of the nearest neighbours; None takes 0.5 at seed points, 1 at random
     places, and 0.1 for mcmc."""
     sparse_seeds: int = 0
-    """Fewer seed points than this lie farther apart than splats can move: with N of them, the means' learning rate is
-    multiplied by sqrt(sparse_seeds / N), at most 3. 0 never does, as in the paper; mcmc, whose noise grows with that
-    rate, is left as it is."""
+    """Fewer seed points than this lie far apart: with N of them, the means' learning rate grows by sqrt(this / N), at
+    most 3. 0 never does, as in the paper; nor does mcmc, whose noise grows with that rate."""
     use_scale_regularization: bool = False
     """Keep splats from becoming needles (PhysGaussian, Xie et al. 2024)."""
     max_gauss_ratio: float = 10.0
@@ -137,6 +140,8 @@ class SplatModel(SplatfactoModel):
         self.background = Background(
             config.background_color, metadata.get("alpha_color"), has_alpha=bool(metadata.get("has_alpha"))
         )
+        exposes = config.exposure and not metadata.get("has_alpha")
+        self.exposure = Exposure(self.num_train_data, self.extent) if exposes else None
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()
@@ -154,11 +159,10 @@ class SplatModel(SplatfactoModel):
         for head in self._heads():
             groups.update(head.param_groups())
         self.camera_optimizer.get_param_groups(param_groups=groups)
-        return groups
+        return groups if self.exposure is None else {**groups, "exposure": [self.exposure.log_factors]}
 
     def learning_rate_scales(self) -> Dict[str, float]:
-        """Factors on the recipe's learning rates, by group: positions move in proportion to the size of the scene, and
-        farther where few splats have to fill it."""
+        """Factors on the recipe's learning rates, by group: positions move with the scene's size and sparsity."""
         sparse = self.config.sparse_seeds if self.config.strategy == "default" else 0
         return {"means": self.extent * min(max(sparse / max(self.num_initial, 1), 1.0) ** 0.5, 3.0)}
 
@@ -188,7 +192,7 @@ class SplatModel(SplatfactoModel):
         """Draw the splats.
 
         Args:
-            camera: one pinhole camera. In training ``metadata["cam_idx"]`` says whose pose is refined.
+            camera: one pinhole camera. In training ``metadata["cam_idx"]`` says whose pose and exposure are learned.
 
         Returns:
             rgb [H, W, 3] (in [0, 1] except in training), accumulation [H, W, 1], background, depth [H, W, 1] (mean
@@ -205,7 +209,9 @@ class SplatModel(SplatfactoModel):
         apart = [head for head in heads if head not in joint]
         gaussians = self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
-        outputs = {**self._pictures(raster, background), **outputs}
+        index = int(camera.metadata["cam_idx"]) if self.training else None
+        factors = None if self.exposure is None else self.exposure(c2w[0], index)
+        outputs = {**self._pictures(raster, background, factors), **outputs}
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
         if self.training:
@@ -282,8 +288,10 @@ class SplatModel(SplatfactoModel):
             sh_rest=sh_rest,
         )
 
-    def _pictures(self, raster: Raster, background: Tensor) -> Dict[str, Tensor]:
+    def _pictures(self, raster: Raster, background: Tensor, factors: Optional[Tensor]) -> Dict[str, Tensor]:
         rgb, alpha = raster.colors[0], raster.alphas[0]
+        if factors is not None:
+            rgb = expose(rgb, factors, alpha, background)
         if self.training:
             outputs = {"rgb": rgb, "accumulation": alpha, "background": background}
         else:
@@ -304,7 +312,7 @@ class SplatModel(SplatfactoModel):
     # ---- losses and metrics
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
-        from nts_plugins.losses import photometric_loss  # brings the kernels, which recipes must not
+        from nts_plugins.losses import needle_loss, photometric_loss  # brings the kernels, which recipes must not
 
         prediction, target = self._prediction_and_target(outputs, batch)
         losses = {"main_loss": photometric_loss(prediction, target, self.config.ssim_lambda)}
@@ -390,9 +398,3 @@ class SplatModel(SplatfactoModel):
 
     def _heads(self) -> List[FeatureHead]:
         return list(self.heads.values())  # type: ignore[arg-type]
-
-
-def needle_loss(log_scales: Tensor, ratio: float) -> Tensor:
-    """Mean excess of longest over shortest axis beyond a ratio, times 0.1 (PhysGaussian, Xie et al. 2024). [N, 3]."""
-    spread = torch.exp(log_scales.amax(dim=-1) - log_scales.amin(dim=-1))
-    return 0.1 * (spread - ratio).clamp_min(0.0).mean()

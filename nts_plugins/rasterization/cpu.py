@@ -75,10 +75,13 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
     sums, weights = np.zeros(len(gaussians) * width, np.float32), np.zeros(len(gaussians), np.float32)
+    # Fresh memory for each view would be cleared by the system first, a twentieth of the time.
+    records = np.empty(0, np.float32)
     for c in range(viewmats.shape[0]):
         view = project(gaussians, viewmats[c].detach(), Ks[c], settings)
         lists = _tile_lists(view, settings)
-        records = np.empty(len(lists.slots) * entry_records.whole_vectors(1 + width, 4), np.float32)
+        size = len(lists.slots) * entry_records.whole_vectors(1 + width, 4)
+        records = records if len(records) >= size else np.empty(size, np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
             settings.width, settings.height, _constants(settings), flat(features[c].to(torch.float32)), width, records,

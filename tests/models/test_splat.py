@@ -13,7 +13,8 @@ from nts_plugins.data.cameras import view_of, world_to_camera
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig
-from nts_plugins.models.splat import SplatModelConfig, needle_loss
+from nts_plugins.losses import needle_loss
+from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.rasterization import rasterize
 from tests.captures import ring_pose
 from tests.models.scenes import HEIGHT, WIDTH, Steps, camera, make_model, picture
