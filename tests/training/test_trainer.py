@@ -102,7 +102,7 @@ def test_a_saved_config_trains_again(capture: Path, tmp_path: Path) -> None:
 
 
 def test_learning_rate_of_positions_follows_the_scene(capture: Path, tmp_path: Path) -> None:
-    trainer = runs.trainer("splat", capture, tmp_path / "outputs", 1)
+    trainer = runs.trainer("splat-paper", capture, tmp_path / "outputs", 1)
     extent = trainer.pipeline.datamanager.train_dataset.metadata["camera_extent"]
     rate = trainer.config.optimizers["means"]["optimizer"].lr
     assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(rate * extent)
