@@ -87,16 +87,18 @@ class DefaultConfig:
         if isinstance(self.max_splats, int):
             _require_positive(self, "max_splats")
 
-    def for_pictures(self, numbers: Optional[int], numbers_per_splat: int) -> "DefaultConfig":
-        """The same with "auto" replaced by a number, or by None where the size of the pictures is not known.
+    def for_data(self, numbers: Optional[int], numbers_per_splat: int, sparsity: float = 1.0) -> "DefaultConfig":
+        """The settings for a capture.
 
         Args:
-            numbers: in all training pictures, three a pixel.
+            numbers: in all training pictures, three a pixel. None where that is not known: "auto" is then no limit.
             numbers_per_splat: position, rotation, scale, opacity and colour, 59 with harmonics of degree 3.
+            sparsity: how many times farther than usual seed points lie apart; growth starts that much later.
         """
-        if self.max_splats != "auto":
-            return self
-        return replace(self, max_splats=None if numbers is None else max(1, numbers // numbers_per_splat))
+        limit = self.max_splats
+        if limit == "auto":
+            limit = None if numbers is None else max(1, numbers // numbers_per_splat)
+        return replace(self, max_splats=limit, refine_start_iter=round(self.refine_start_iter * sparsity))
 
 
 @dataclass
@@ -214,7 +216,7 @@ def make_strategy(config: StrategyConfig) -> Strategy:
         from nts_plugins.gaussians._default_strategy import DefaultStrategy
 
         if config.max_splats == "auto":
-            raise InputError('DefaultConfig.max_splats is "auto"; what that means, DefaultConfig.for_pictures says.')
+            raise InputError('DefaultConfig.max_splats is "auto"; what that means, DefaultConfig.for_data says.')
         return DefaultStrategy(config)
     if isinstance(config, MCMCConfig):
         from nts_plugins.gaussians._mcmc_strategy import MCMCStrategy

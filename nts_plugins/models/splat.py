@@ -80,8 +80,8 @@ class SplatModelConfig(ModelConfig):
     """Size at the start, relative to the distance of the nearest neighbours; None takes 0.5 at seed points, 1 at random
     places, and 0.1 for mcmc."""
     sparse_seeds: int = 0
-    """Fewer seed points than this lie far apart: with N of them, the means' learning rate grows by sqrt(this / N), at
-    most 3. 0 never does, as in the paper; nor does mcmc, whose noise grows with that rate."""
+    """Fewer seed points than this lie far apart: the means' learning rate, and the steps before densification, grow by
+    sqrt(this / points), at most 3. 0 never does, as in the paper; nor does mcmc, whose noise grows with that rate."""
     use_scale_regularization: bool = False
     """Keep splats from becoming needles (PhysGaussian, Xie et al. 2024)."""
     max_gauss_ratio: float = 10.0
@@ -122,7 +122,8 @@ class SplatModel(SplatfactoModel):
             raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
-        self.num_initial = len(splats["means"])
+        sparse = config.sparse_seeds if config.strategy == "default" else 0
+        self.sparsity = min(max(sparse / max(len(splats["means"]), 1), 1.0) ** 0.5, 3.0)
         per_splat = sum(value[0].numel() for value in splats.values())
         self.heads = nn.ModuleDict(
             {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
@@ -133,7 +134,7 @@ class SplatModel(SplatfactoModel):
             {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in splats.items()}
         )
         self.appearance = SphericalHarmonics(config.sh_degree, config.sh_degree_interval)
-        densify = config.densify.for_pictures(metadata.get("training_numbers"), per_splat)
+        densify = config.densify.for_data(metadata.get("training_numbers"), per_splat, self.sparsity)
         self.strategy = make_strategy(densify if config.strategy == "default" else config.mcmc)
         self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
@@ -163,8 +164,7 @@ class SplatModel(SplatfactoModel):
 
     def learning_rate_scales(self) -> Dict[str, float]:
         """Factors on the recipe's learning rates, by group: positions move with the scene's size and sparsity."""
-        sparse = self.config.sparse_seeds if self.config.strategy == "default" else 0
-        return {"means": self.extent * min(max(sparse / max(self.num_initial, 1), 1.0) ** 0.5, 3.0)}
+        return {"means": self.extent * self.sparsity}
 
     def get_training_callbacks(
         self, training_callback_attributes: TrainingCallbackAttributes

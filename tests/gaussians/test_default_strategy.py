@@ -338,11 +338,12 @@ def test_cap_counts_a_splat_that_is_duplicated_and_split_twice() -> None:
 
 def test_a_cap_made_from_the_pictures() -> None:
     auto = DefaultConfig(max_splats="auto", refine_every=7)
-    assert auto.for_pictures(5900, 59) == DefaultConfig(max_splats=100, refine_every=7)
-    assert auto.for_pictures(10, 59).max_splats == 1
-    assert auto.for_pictures(None, 59).max_splats is None
-    assert DefaultConfig(max_splats=5).for_pictures(5900, 59).max_splats == 5
-    with pytest.raises(InputError, match="for_pictures"):
+    assert auto.for_data(5900, 59) == DefaultConfig(max_splats=100, refine_every=7)
+    assert auto.for_data(10, 59).max_splats == 1
+    assert auto.for_data(None, 59).max_splats is None
+    assert DefaultConfig(max_splats=5).for_data(5900, 59).max_splats == 5
+    assert DefaultConfig(refine_start_iter=200).for_data(5900, 59, sparsity=1.5).refine_start_iter == 300
+    with pytest.raises(InputError, match="for_data"):
         make_strategy(auto)
 
 

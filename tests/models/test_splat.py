@@ -323,9 +323,11 @@ def test_positions_move_in_proportion_to_the_scene() -> None:
     assert make_model(camera_extent=7.0).strategy_state.scene_scale == 7.0
 
 
-def test_few_seed_points_move_farther() -> None:
+def test_few_seed_points_go_farther_before_more_are_added() -> None:
     """make_model starts with 50."""
-    assert make_model(config(sparse_seeds=200), camera_extent=7.0).learning_rate_scales() == {"means": 14.0}
+    model = make_model(config(sparse_seeds=200), camera_extent=7.0)
+    assert model.learning_rate_scales() == {"means": 14.0}
+    assert model.strategy.config.refine_start_iter == 2 * model.config.densify.refine_start_iter
     assert make_model(config(sparse_seeds=40)).learning_rate_scales() == {"means": 1.0}
     assert make_model(config(sparse_seeds=10**6)).learning_rate_scales() == {"means": 3.0}
     assert make_model(config(sparse_seeds=200, strategy="mcmc")).learning_rate_scales() == {"means": 1.0}
