@@ -260,7 +260,7 @@ class SplatModel(SplatfactoModel):
         outputs: Dict[str, Tensor] = {}
         drawn: Tuple[Tensor, ...] = ()
         if raster.channels is not None:
-            drawn = raster.channels[0].split([each.shape[-1] for each in channels], dim=-1)
+            drawn = raster.channels.squeeze(0).split([each.shape[-1] for each in channels], dim=-1)
         for head, pixels in zip(heads, drawn, strict=True):
             own = head.outputs(pixels, raster.alphas[0])
             outputs.update(own if self.training else {**own, **head.displays(own)})
@@ -289,7 +289,7 @@ class SplatModel(SplatfactoModel):
         )
 
     def _pictures(self, raster: Raster, background: Tensor, factors: Optional[Tensor]) -> Dict[str, Tensor]:
-        rgb, alpha = raster.colors[0], raster.alphas[0]
+        rgb, alpha = raster.colors.squeeze(0), raster.alphas[0]  # Indexing's gradient would fill a picture first.
         if factors is not None:
             rgb = expose(rgb, factors, alpha, background)
         if self.training:

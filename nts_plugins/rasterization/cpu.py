@@ -59,8 +59,11 @@ def rasterize(
         pictures.append(image)
         alphas.append(alpha)
     alpha = _batch(alphas)[..., None]
-    colors, extra, depth = _batch(pictures).split(widths, dim=-1)
-    if settings.depth == "expected":
+    colors, extra, depth = _batch(pictures), None, None
+    if channels is not None or settings.depth is not None:
+        # Not for colours alone: the gradient of splitting copies all pixels.
+        colors, extra, depth = colors.split(widths, dim=-1)
+    if depth is not None and settings.depth == "expected":
         depth = depth / alpha.clamp_min(1e-10)
     return Raster(
         colors=colors,
