@@ -136,6 +136,7 @@ def main(options: Options) -> None:
         )
         start = time.perf_counter()
         row = measure(options, case, data, [each for each in marks if each <= mark])
+        row["commit"] = report.provenance["commit"]  # Rows of one result may have been measured at different times.
         progress.rows.append(row)
         progress.spent += time.perf_counter() - start
         progress.iterations += mark - previous_mark(marks, mark)
