@@ -53,7 +53,7 @@ splat_paper = MethodSpecification(
                 rasterize_mode="classic",
                 initial_opacity=0.1,  # program
                 initial_scale=1.0,  # section 5.1: mean distance to the three nearest points
-                exposure=False,  # section 7: photographs are taken as they are
+                exposure=False,  # not in the paper
                 sparse_seeds=0,  # program: the same rate for any number
                 use_scale_regularization=False,
             ),

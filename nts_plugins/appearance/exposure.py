@@ -16,8 +16,7 @@ class Exposure(nn.Module):
     """One factor a colour channel for every training photograph, and for other cameras what nearby photographs have.
 
     Factors are relative to the geometric mean of all photographs, so that what exporters write, which knows no
-    exposure, is of middle brightness. They follow the idea of per-image exposure in the program of Kerbl et al. (3D
-    Gaussian Splatting, 2023), which learns 3x4 matrices and does not use them on held-out views.
+    exposure, is of middle brightness. This is our own addition: the paper of Kerbl et al. (2023) has nothing like it.
 
     Args:
         count: number of training photographs.
@@ -36,16 +35,21 @@ class Exposure(nn.Module):
         self.register_buffer("axes", torch.zeros(count, 3))
         self.register_buffer("visited", torch.zeros(count, dtype=torch.bool))
 
-    def forward(self, camera_to_world: Tensor, index: Optional[int] = None) -> Tensor:
-        """[3] factors of the training photograph of this index, or for any camera [3, 4] without one."""
-        return self.nearby(camera_to_world) if index is None else self.in_training(index, camera_to_world)
+    def forward(self, camera_to_world: Tensor, photograph: Optional[int] = None) -> Tensor:
+        """[3] factors of a training photograph, or what photographs nearby have.
 
-    def in_training(self, index: int, camera_to_world: Tensor) -> Tensor:
-        """[3] factors of a training photograph; differentiable with respect to them. Remembers the camera [3, 4]."""
+        Differentiable with respect to the photograph's own.
+
+        Args:
+            camera_to_world: [3, 4], OpenGL axes. That of a photograph is remembered.
+            photograph: index of a training photograph; None for any other camera.
+        """
+        if photograph is None:
+            return self.nearby(camera_to_world)
         with torch.no_grad():
-            self.places[index], self.axes[index] = camera_to_world[:, 3], camera_to_world[:, 2]
-            self.visited[index] = True
-        return torch.exp(self.log_factors[index] - self._middle())
+            self.places[photograph], self.axes[photograph] = camera_to_world[:, 3], camera_to_world[:, 2]
+            self.visited[photograph] = True
+        return torch.exp(self.log_factors[photograph] - self._middle())
 
     @torch.no_grad()
     def nearby(self, camera_to_world: Tensor) -> Tensor:

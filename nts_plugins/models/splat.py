@@ -209,8 +209,8 @@ class SplatModel(SplatfactoModel):
         apart = [head for head in heads if head not in joint]
         gaussians = self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
-        index = int((camera.metadata or {})["cam_idx"]) if self.training else None
-        factors = None if self.exposure is None else self.exposure(c2w[0], index)
+        photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
+        factors = None if self.exposure is None else self.exposure(c2w[0], photograph)
         outputs = {**self._pictures(raster, background, factors), **outputs}
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])

@@ -24,19 +24,19 @@ def three_cameras(log_factors: List[float]) -> Exposure:
     with torch.no_grad():
         exposure.log_factors += torch.tensor(log_factors)[:, None]
     for index, x in enumerate((0.0, 1.0, 10.0)):
-        exposure.in_training(index, pose(x))
+        exposure(pose(x), index)
     return exposure
 
 
 def test_training_photographs_have_their_own_factors_around_one() -> None:
     exposure = three_cameras([0.1, 0.3, 0.2])
-    logs = [torch.log(exposure.in_training(index, pose(0.0))) for index in range(3)]
+    logs = [torch.log(exposure(pose(0.0), index)) for index in range(3)]
     torch.testing.assert_close(torch.stack(logs)[:, 0], torch.tensor([-0.1, 0.1, 0.0]))
 
 
 def test_gradients_reach_one_photograph() -> None:
     exposure = three_cameras([0.1, 0.3, 0.2])
-    exposure.in_training(1, pose(1.0)).sum().backward()
+    exposure(pose(1.0), 1).sum().backward()
     grad = exposure.log_factors.grad
     assert grad is not None and bool((grad[1] != 0).all()) and not bool(grad[[0, 2]].any())
 
