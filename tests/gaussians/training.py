@@ -20,6 +20,10 @@ SHAPES = {
 }
 
 
+REFINE = 600
+"""A step at which the default config refines."""
+
+
 @dataclass
 class Training:
     """Splats whose every trainable parameter has an optimizer with moments that are not zero."""

@@ -83,5 +83,6 @@ def test_full_precision_on_a_gpu(channels: int) -> None:
     """Bright flat pictures, where the ten bits of TF32 would give a similarity of 1.5."""
     flat = torch.full((64, 64, channels), 0.9, dtype=torch.float64)
     expected = ssim_reference(flat + 0.02, flat)
-    found = ssim((flat + 0.02).float().cuda(), flat.float().cuda())
+    device = torch.device("cuda")
+    found = ssim((flat + 0.02).to(device, torch.float32), flat.to(device, torch.float32))
     assert abs(float(found) - float(expected)) < 1e-3

@@ -113,6 +113,8 @@ class Splats(nn.Module):
 
 def test_states_of_any_number_of_splats_fit() -> None:
     checkpoints.check_state(Splats(3), Splats(8).state_dict(), growing="params.")
+    with pytest.raises(InputError, match=r"has shape \[8, 3\] there, and \[3, 3\] here"):
+        checkpoints.check_state(Splats(3), Splats(8).state_dict(), growing="others.")
 
 
 def test_states_that_do_not_fit_are_explained() -> None:
