@@ -35,7 +35,8 @@ class Projected:
         """[H, W, D] by the CPU kernels, absolute gradients of ``means2d`` included."""
         for leaf in self.leaves:
             leaf.grad = None
-        view = View(self.radii, self.means2d, self.depths, self.conics, self.opacities)
+        centres = self.means2d.detach().double()
+        view = View(self.radii, self.means2d, centres, self.depths, self.conics, self.opacities)
         absgrad = torch.zeros_like(self.means2d)
         return kernels._Composite.apply(*self.leaves, None, view, self.settings, absgrad)[0]
 
@@ -43,7 +44,8 @@ class Projected:
         """The same by stock PyTorch operators."""
         for leaf in self.leaves:
             leaf.grad = None
-        return baseline.composite(*self.leaves, self.radii, self.depths, self.settings).values
+        leaves = [leaf.to(torch.float32) for leaf in self.leaves]
+        return baseline.composite(*leaves, self.radii, self.depths, self.settings).values
 
     def entries(self) -> int:
         """How many splats the tiles list, all together."""

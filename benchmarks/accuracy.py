@@ -43,7 +43,7 @@ def composite_errors(projected: Projected, upstream: Tensor) -> Errors:
     expected.backward(upstream.double())
     error = (picture.detach() - expected.detach()).abs().amax(dim=-1)
     pairs = [(leaf.grad, double.grad) for leaf, double in zip(projected.leaves, doubles, strict=True)]
-    singles = [leaf.detach().clone().requires_grad_() for leaf in projected.leaves]
+    singles = [leaf.detach().to(torch.float32, copy=True).requires_grad_() for leaf in projected.leaves]
     # Denormal numbers, of which a plain drawing makes many, would take minutes.
     with baseline.denormals_flushed():
         reference.composite(*singles, projected.radii, projected.depths, settings)[0].backward(upstream)

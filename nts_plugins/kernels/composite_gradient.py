@@ -12,13 +12,11 @@ from nts_plugins.kernels.blocks import CAP, corner_of_block, list_blocks, start_
 from nts_plugins.kernels.composite import gather_values
 from nts_plugins.kernels.records import RECORD, whole_vectors
 from nts_plugins.kernels.tiles import (
-    AHEAD,
     BLOCK_HEIGHT,
     BLOCK_WIDTH,
     BLOCKS,
     LOCAL,
     PIXELS,
-    SPLAT,
     START_U,
     START_V,
     STEP_X,
@@ -33,24 +31,12 @@ from nts_plugins.kernels.vectors import (
     fetch_add,
     helper,
     load,
-    prefetch,
     prefetch_to_write,
     splat,
     store,
 )
 
 _F = np.float32
-
-
-@helper
-def gather_centres(means2d, words, start, stop, x0, y0, centres):
-    """Centres of a tile's splats, from its corner (x0, y0): [stop - start, 2] pixels."""
-    for j in range(stop - start):
-        if start + j + AHEAD < stop:
-            prefetch(means2d, 2 * np.int64(words[at((start + j + AHEAD) * LOCAL + SPLAT)]))
-        source = 2 * np.int64(words[at((start + j) * LOCAL + SPLAT)])
-        centres[at(2 * j)] = means2d[at(source)] - _F(x0)
-        centres[at(2 * j + 1)] = means2d[at(source + 1)] - _F(y0)
 
 
 @helper
@@ -168,7 +154,7 @@ def sigma_gradients(weights, trace, projected, behind, constants, n):
 
 
 @helper
-def add_geometry(grad_sigma, picked, n, local, start, centres, xs, ys, pixel, out):
+def add_geometry(grad_sigma, picked, n, local, start, xs, ys, pixel, out):
     """out[splat, 0:8] += the block's sums of dL/dsigma times what each gradient column needs, see :data:`RECORD`."""
     x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
     for i in range(n):
@@ -178,17 +164,15 @@ def add_geometry(grad_sigma, picked, n, local, start, centres, xs, ys, pixel, ou
         step_y, g = broadcast(local, k + STEP_Y, LANES), load(grad_sigma, i * LANES, LANES)
         u = fma(step_xy, y, fma(step_x, x, broadcast(local, k + START_U, LANES)))
         v = fma(step_y, y, broadcast(local, k + START_V, LANES))
-        gu = g * u
-        mean_x, mean_y = step_x * gu, fma(step_xy, gu, step_y * (g * v))
-        dx, dy = broadcast(centres, 2 * j, LANES) - x, broadcast(centres, 2 * j + 1, LANES) - y
-        gx, gy = g * dx, g * dy
-        sums = sum_lanes_of_eight(mean_x, mean_y, gx * dx, gx * dy, gy * dy, g, absolute(mean_x), absolute(mean_y))
+        gu, gv = g * u, g * v
+        mean_x, mean_y = step_x * gu, fma(step_xy, gu, step_y * gv)
+        sums = sum_lanes_of_eight(mean_x, mean_y, gu * u, gu * v, gv * v, g, absolute(mean_x), absolute(mean_y))
         store(out, place, load(out, place, 8) + sums)
 
 
 @njit(nogil=True, cache=True)
 def composite_backward(
-    counter, local, words, slots, offsets, used, means2d, values, channels, width, height, background, constants,
+    counter, local, words, slots, offsets, used, values, channels, width, height, background, constants,
     grad_image, grad_alphas, records,
 ):  # fmt: skip
     """The gradient of :func:`composite_forward`, as one record for every (tile, splat) entry.
@@ -196,7 +180,6 @@ def composite_backward(
     Args:
         slots: [M] where each entry's record goes, from ``tiles.fill_tiles``.
         used: [T] from the forward pass; later entries get zero records.
-        means2d: [N * 2].
         grad_image: [H * W * channels].
         grad_alphas: [H * W].
         records: [M * (RECORD + whole_vectors(channels, 4))] written.
@@ -210,7 +193,7 @@ def composite_backward(
     weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
     trace, projected = np.empty(2 * (capacity + 1) * LANES, _F), np.empty(capacity * LANES, _F)
     by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
-    behind, centres = np.empty(LANES, _F), np.empty(2 * capacity, _F)
+    behind = np.empty(LANES, _F)
     geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
     while True:
         tile = fetch_add(counter, 0, 1)
@@ -228,7 +211,6 @@ def composite_backward(
             continue
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
         gather_values(values, channels, words, start, stop, local_values, stride)
-        gather_centres(means2d, words, start, stop, x0, y0, centres)
         list_blocks(words, start, stop, capacity, members, sizes)
         geometry[: (stop - start) * RECORD] = _F(0)
         grad_values[: (stop - start) * wide] = _F(0)
@@ -245,7 +227,7 @@ def composite_backward(
             )  # fmt: skip
             project_values(local_values, picked, n, stride, by_channel, projected)
             sigma_gradients(weights, trace, projected, behind, constants, n)
-            add_geometry(projected, picked, n, local, start, centres, xs, ys, p, geometry)
+            add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
             add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
         for j in range(stop - start):
             place = np.int64(slots[at(start + j)]) * size

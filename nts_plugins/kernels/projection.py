@@ -2,7 +2,8 @@
 """EWA projection of splats through a pinhole camera, forward and backward.
 
 The arithmetic is in float64 (it is scalar code, so that costs next to nothing): the determinant of a needle's
-covariance is a difference of nearly equal numbers. Inputs and outputs are float32.
+covariance is a difference of nearly equal numbers. What a needle's pixels depend on, its centre and conic, is handed on
+in float64 too; other inputs and outputs are float32.
 
 Notation: V and t are the world-to-camera rotation and translation, (x, y, z) the centre in the camera, Q the splat's
 rotation, s its scales, J the Jacobian of the pinhole map. The image covariance is A A^T with A = J V Q diag(s), whose
@@ -113,8 +114,9 @@ def _splat(camera, slopes, z, quats, scales, i):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def project_forward(
-    counter, means, quats, scales, opacities, camera, opacity_aware, means2d, depths, conics, seen_opacities, radii
-):
+    counter, means, quats, scales, opacities, camera, opacity_aware, means2d, centres, depths, conics, seen_opacities,
+    radii,
+):  # fmt: skip
     """Project splats and decide which are drawn; all outputs of a splat that is not drawn are zero.
 
     Args:
@@ -122,7 +124,8 @@ def project_forward(
         means, quats, scales, opacities: [N, 3], [N, 4], [N, 3], [N] as in ``Gaussians``.
         camera: [CAMERA] float64.
         opacity_aware: gsplat 1.5's extents instead of 3 sigma.
-        means2d, depths, conics, seen_opacities, radii: [N, 2], [N], [N, 3], [N], [N, 2] int32, written.
+        means2d, depths, seen_opacities, radii: [N, 2], [N], [N], [N, 2] int32, written.
+        centres, conics: [N, 2] and [N, 3] float64, written: ``means2d`` before it is rounded, and the conics.
     """
     n = means.shape[0]
     fx, fy, cx, cy = camera[12], camera[13], camera[14], camera[15]
@@ -135,7 +138,7 @@ def project_forward(
         for index in range(start, min(n, start + PIECE)):
             i = at(index)
             means2d[i, 0] = means2d[i, 1] = depths[i] = seen_opacities[i] = _F(0)
-            conics[i, 0] = conics[i, 1] = conics[i, 2] = _F(0)
+            centres[i, 0] = centres[i, 1] = conics[i, 0] = conics[i, 1] = conics[i, 2] = 0.0
             radii[i, 0] = radii[i, 1] = 0
             x, y, z = _transform(camera, means, i)
             if not (z >= near and z <= far):
@@ -168,6 +171,7 @@ def project_forward(
                 continue
             radii[i, 0] = np.int32(min(extent_x, _LARGEST_RADIUS))
             radii[i, 1] = np.int32(min(extent_y, _LARGEST_RADIUS))
+            centres[i, 0], centres[i, 1] = px, py
             means2d[i, 0], means2d[i, 1] = px, py
             depths[i] = z
             per_det = 1.0 / det
@@ -183,7 +187,7 @@ def project_backward(
     """The gradient of :func:`project_forward`; splats that are not drawn get zeros.
 
     Args:
-        grad_means2d, grad_depths, grad_conics, grad_seen: gradients of the outputs.
+        grad_means2d, grad_depths, grad_conics, grad_seen: gradients of the outputs, those of the conics in float64.
         grad_means, grad_quats, grad_scales, grad_opacities: written.
         grad_camera: [pieces, 12] float64 written: each piece's part of the gradient of V t.
     """
@@ -215,7 +219,7 @@ def project_backward(
             # Conic C = covariance^-1: dL/dcovariance = -C G C, G the symmetric gradient of the conic.
             per_det = 1.0 / det
             c0, c1, c2 = blurred_yy * per_det, -xy * per_det, blurred_xx * per_det
-            g0, g1, g2 = grad_conics[i, 0], 0.5 * np.float64(grad_conics[i, 1]), grad_conics[i, 2]
+            g0, g1, g2 = grad_conics[i, 0], 0.5 * grad_conics[i, 1], grad_conics[i, 2]
             h00, h01 = c0 * g0 + c1 * g1, c0 * g1 + c1 * g2
             h10, h11 = c1 * g0 + c2 * g1, c1 * g1 + c2 * g2
             grad_xx, grad_xy, grad_yy = -(h00 * c0 + h01 * c1), -2.0 * (h00 * c1 + h01 * c2), -(h10 * c1 + h11 * c2)

@@ -7,12 +7,13 @@ import math
 import numpy as np
 from numba import njit
 
+from nts_plugins.kernels.tiles import root_of_conic
 from nts_plugins.kernels.vectors import at, fetch_add, helper, load, splat, store
 
 RECORD = 8
 """Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share:
-the sums over the pixels of dL/dsigma times what mean2d (2), conic (3) and opacity need, and of the absolute gradient of
-mean2d (2), which absolute-gradient densification reads."""
+the sums over the pixels of dL/dsigma times what mean2d (2), conic (3: u^2, u v, v^2 of ``tiles``) and opacity need, and of
+the absolute gradient of mean2d (2), which absolute-gradient densification reads."""
 PIECE = 512
 """Splats that a thread sums at a time."""
 
@@ -35,18 +36,20 @@ def sum_records(records, first, last, size, total):
         store(total, c, part)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def gather_gradients(
-    counter, first_slot, records, opacities, channels, grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values
-):
+    counter, first_slot, records, conics, opacities, channels,
+    grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
+):  # fmt: skip
     """Sum each splat's records, which lie side by side, always in the same order.
 
     Args:
         first_slot: [N + 1] int64, see ``tiles.fill_tiles``.
         records: from :func:`composite_backward`.
+        conics: [N, 3] float64.
         opacities: [N].
         grad_means2d, grad_abs: [N, 2] written; the second holds the sums of absolute values over pixels.
-        grad_conics: [N, 3] written.
+        grad_conics: [N, 3] float64 written.
         grad_opacities: [N] written.
         grad_values: [N * channels] written.
     """
@@ -63,8 +66,17 @@ def gather_gradients(
             sum_records(records, first, last, size, total)
             grad_means2d[k, 0], grad_means2d[k, 1] = -slope * total[0], -slope * total[1]
             grad_abs[k, 0], grad_abs[k, 1] = slope * total[6], slope * total[7]
-            grad_conics[k, 0], grad_conics[k, 1] = _F(0.5) * total[2], total[3]
-            grad_conics[k, 2] = _F(0.5) * total[4]
+            grad_conics[k, 0] = grad_conics[k, 1] = grad_conics[k, 2] = 0.0
+            if last > first:
+                # (u, v) = R d, so the sum of d d^T is R^-1 (the sum of w w^T) R^-T. On needles it has large entries
+                # that cancel on the way to the covariance: summed as it is, in float32, it would lose those digits.
+                x, xy, y = root_of_conic(conics[k, 0], conics[k, 1], conics[k, 2])
+                per_x, per_y = 1.0 / x, 1.0 / y if y > 0.0 else 0.0
+                uu, uv, vv = np.float64(total[2]), np.float64(total[3]), np.float64(total[4])
+                lean = xy * per_y
+                grad_conics[k, 0] = 0.5 * per_x * per_x * (uu - 2.0 * lean * uv + lean * lean * vv)
+                grad_conics[k, 1] = per_x * per_y * (uv - lean * vv)
+                grad_conics[k, 2] = 0.5 * per_y * per_y * vv
             grad_opacities[k] = -total[5] / opacities[k] if last > first else _F(0)
             for c in range(channels):
                 grad_values[at(i * channels + c)] = total[at(RECORD + c)]

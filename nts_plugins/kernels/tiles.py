@@ -63,14 +63,21 @@ _MARGIN = 0.02
 """Pixels by which an ellipse is taken wider than it is, for rounding."""
 
 
+@njit(inline="always")
+def root_of_conic(a, b, c):
+    """ROOT_X, ROOT_XY and ROOT_Y of a conic in float64."""
+    x = math.sqrt(0.5 * LOG2_E * a)
+    return x, b / a * x, math.sqrt(max(0.5 * LOG2_E * (c - b / a * b), 0.0))
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
-def bound_splats(counter, means2d, conics, opacities, radii, width, height, packed, rects, areas):
+def bound_splats(counter, centres, conics, opacities, radii, width, height, packed, rects, areas):
     """Pack every visible splat and find its rectangle of tiles.
 
     Args:
         counter: [1] int64 work counter.
-        means2d: [N, 2] pixels.
-        conics: [N, 3] upper triangle of the inverse covariance.
+        centres: [N, 2] float64 pixels.
+        conics: [N, 3] float64 upper triangle of the inverse covariance.
         opacities: [N].
         radii: [N, 2] int32 gsplat's pixel radii, 0 where culled.
         packed: [N * PACKED] float64 written.
@@ -81,7 +88,7 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
     the reduction changes no pixel because alpha is below 1/255 outside. Ellipse quantities are taken in float64:
     for needles they are differences of nearly equal numbers.
     """
-    n = means2d.shape[0]
+    n = centres.shape[0]
     columns = (width + TILE - 1) // TILE
     rows = (height + TILE - 1) // TILE
     while True:
@@ -94,32 +101,30 @@ def bound_splats(counter, means2d, conics, opacities, radii, width, height, pack
             opacity = np.float64(opacities[i])
             if radii[i, 0] <= 0 or radii[i, 1] <= 0 or not opacity * 255.0 >= 1.0 or not conics[i, 0] > 0.0:
                 continue
-            x, y = means2d[i, 0], means2d[i, 1]
-            a, b, c = np.float64(conics[i, 0]), np.float64(conics[i, 1]), np.float64(conics[i, 2])
+            x, y = centres[i, 0], centres[i, 1]
+            a, b, c = conics[i, 0], conics[i, 1], conics[i, 2]
             log_opacity = math.log(opacity)
             # 2 sigma at alpha = 1/255, a little more for the rounding of the kernels' own exponential.
             level = 2.0 * ((log_opacity + math.log(255.0)) * 1.0001 + 1e-4)
             det = a * c - b * b
             per_a, per_det = 1.0 / a, 1.0 / det
-            if det > 1e-14:
+            if det > 1e-14 * a * c:
                 half_x = math.sqrt(level * c * per_det)
                 half_y = math.sqrt(level * a * per_det)
                 slope, width2, drop, right_v = -b * per_a, level * per_a, det * per_a * per_a, -b / c * half_x
             else:
-                # Too thin for float32: the kernels' own test decides pixel by pixel.
+                # Too thin even for float64: the kernels' own test decides pixel by pixel.
                 half_x = half_y = 1e6
                 slope, width2, drop, right_v = 0.0, 1e12, 0.0, 0.0
             half_x = half_x * 1.0005 + _MARGIN
             half_y = half_y * 1.0005 + _MARGIN
             k = splat_index * PACKED
             packed[at(k + MEAN_X)], packed[at(k + MEAN_Y)], packed[at(k + FADE)] = x, y, -log_opacity * LOG2_E
-            root = math.sqrt(0.5 * LOG2_E * a)
-            packed[at(k + ROOT_X)], packed[at(k + ROOT_XY)] = root, b * per_a * root
-            packed[at(k + ROOT_Y)] = math.sqrt(max(0.5 * LOG2_E * det * per_a, 0.0))
+            packed[at(k + ROOT_X)], packed[at(k + ROOT_XY)], packed[at(k + ROOT_Y)] = root_of_conic(a, b, c)
             packed[at(k + SLOPE)], packed[at(k + WIDTH2)] = slope, width2 * 1.001 + 1e-3
             packed[at(k + DROP)], packed[at(k + RIGHT_V)], packed[at(k + HALF_Y)] = drop, right_v, half_y
             # gsplat's rectangle, in its float32 arithmetic.
-            tile_x, tile_y = x / _F(TILE), y / _F(TILE)
+            tile_x, tile_y = _F(x) / _F(TILE), _F(y) / _F(TILE)
             reach_x, reach_y = _F(radii[i, 0]) / _F(TILE), _F(radii[i, 1]) / _F(TILE)
             left = max(math.floor(tile_x - reach_x), math.floor((x - half_x - 0.5) / TILE), 0.0)
             right = min(math.ceil(tile_x + reach_x), math.floor((x + half_x - 0.5) / TILE) + 1.0, _F(columns))

@@ -16,20 +16,24 @@ from nts_plugins.rasterization.sh import camera_centres
 
 
 class View(NamedTuple):
-    """N splats in the image plane of one camera; everything is zero for those that are not drawn."""
+    """N splats in the image plane of one camera; everything is zero for those that are not drawn.
+
+    Conics and centres are float64: what a needle's picture and gradients lose in float32 comes from rounding these two.
+    """
 
     radii: Tensor  # [N, 2] int32
     means2d: Tensor  # [N, 2]
+    centres: Tensor  # [N, 2] float64, without gradient: means2d before it is rounded
     depths: Tensor  # [N]
-    conics: Tensor  # [N, 3]
+    conics: Tensor  # [N, 3] float64
     opacities: Tensor  # [N]
 
 
 def project(gaussians: Gaussians, viewmat: Tensor, K: Tensor, settings: Settings) -> View:
-    means2d, depths, conics, opacities, radii = _Project.apply(
+    means2d, centres, depths, conics, opacities, radii = _Project.apply(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, viewmat, K.detach(), settings
     )
-    return View(radii, means2d, depths, conics, opacities)
+    return View(radii, means2d, centres, depths, conics, opacities)
 
 
 def _camera_array(viewmat: Tensor, K: Tensor, settings: Settings) -> np.ndarray:
@@ -54,21 +58,25 @@ class _Project(torch.autograd.Function):
         arrays = [as_array(t) for t in (means, quats, scales, opacities)]
         camera = _camera_array(viewmat, K, settings)
         n = len(arrays[0])
-        means2d, depths = np.empty((n, 2), np.float32), np.empty(n, np.float32)
-        conics, seen = np.empty((n, 3), np.float32), np.empty(n, np.float32)
-        radii = np.empty((n, 2), np.int32)
+        means2d, centres = np.empty((n, 2), np.float32), np.empty((n, 2), np.float64)
+        depths, conics = np.empty(n, np.float32), np.empty((n, 3), np.float64)
+        seen, radii = np.empty(n, np.float32), np.empty((n, 2), np.int32)
         rule = settings.rules.opacity_aware_extent
-        run(projection.project_forward, *arrays, camera, rule, means2d, depths, conics, seen, radii)
+        run(projection.project_forward, *arrays, camera, rule, means2d, centres, depths, conics, seen, radii)
         ctx.saved = (arrays, camera, radii)
-        outputs = [torch.from_numpy(array) for array in (means2d, depths, conics, seen, radii)]
-        ctx.mark_non_differentiable(outputs[-1])
+        outputs = [torch.from_numpy(array) for array in (means2d, centres, depths, conics, seen, radii)]
+        ctx.mark_non_differentiable(outputs[1], outputs[-1])
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads):
         arrays, camera, radii = ctx.saved
         n = len(radii)
-        incoming = [as_array(grad) for grad in grads[:4]]
+        grad_means2d, _, grad_depths, grad_conics, grad_seen, _ = grads
+        incoming = [
+            *(as_array(grad_means2d), as_array(grad_depths)),
+            *(grad_conics.contiguous().numpy(), as_array(grad_seen)),
+        ]
         outgoing = [np.empty_like(array) for array in arrays]
         pieces = np.zeros((max(1, math.ceil(n / projection.PIECE)), 12), np.float64)
         run(projection.project_backward, *arrays, camera, radii, *incoming, *outgoing, pieces)

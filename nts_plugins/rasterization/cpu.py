@@ -129,7 +129,7 @@ def _tile_lists(view: View, settings: Settings) -> _TileLists:
     n, (columns, rows) = len(view.radii), _tile_grid(settings)
     packed = np.empty(n * tiles.PACKED, np.float64)
     rects, areas = np.empty((n, 4), np.int32), np.empty(n, np.int32)
-    arrays = [as_array(t) for t in (view.means2d, view.conics, view.opacities, view.radii)]
+    arrays = view.centres.numpy(), view.conics.detach().numpy(), as_array(view.opacities), as_array(view.radii)
     run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects, areas)
     first_mask = _running_sums(areas)
     masks, touched = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64)
@@ -182,25 +182,25 @@ class _Composite(torch.autograd.Function):
             composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
             backdrop, _constants(settings), image, behind, used,
         )  # fmt: skip
-        ctx.saved = (lists, flat(means2d), as_array(opacities), flat_values, backdrop, used, behind)
+        ctx.saved = (lists, conics.detach().numpy(), as_array(opacities), flat_values, backdrop, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
         return torch.from_numpy(image).view(height, width, channels), 1.0 - torch.from_numpy(behind).view(height, width)
 
     @staticmethod
     def backward(ctx: Any, grad_image, grad_alphas):
-        lists, means2d, opacities, values, backdrop, used, behind = ctx.saved
+        lists, conics, opacities, values, backdrop, used, behind = ctx.saved
         height, width, channels = ctx.shape
         n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels, 4)
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
-            composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, means2d,
-            values, channels, width, height, backdrop, _constants(ctx.settings), flat(grad_image), flat(grad_alphas),
-            records,
+            composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, values,
+            channels, width, height, backdrop, _constants(ctx.settings), flat(grad_image), flat(grad_alphas), records,
         )  # fmt: skip
-        grad_means2d, grad_abs, grad_conics = (np.empty((n, columns), np.float32) for columns in (2, 2, 3))
+        grad_means2d, grad_abs = np.empty((n, 2), np.float32), np.empty((n, 2), np.float32)
+        grad_conics = np.empty((n, 3), np.float64)
         grad_opacities, grad_values = np.empty(n, np.float32), np.empty(n * channels, np.float32)
         run(
-            entry_records.gather_gradients, lists.first_slot, records, opacities, channels,
+            entry_records.gather_gradients, lists.first_slot, records, conics, opacities, channels,
             grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
         )  # fmt: skip
         if ctx.absgrad is not None:
@@ -272,7 +272,7 @@ def _info(views: List[View], means2d: Tensor, settings: Settings) -> Dict[str, A
         "means2d": means2d,
         "radii": radii if settings.rules.radii_per_axis else radii.amax(dim=-1),
         "depths": _batch([view.depths for view in views]),
-        "conics": _batch([view.conics for view in views]),
+        "conics": _batch([view.conics.to(torch.float32) for view in views]),
         "opacities": _batch([view.opacities for view in views]),
         "gaussian_ids": None,
         "camera_ids": None,

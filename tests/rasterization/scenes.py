@@ -215,6 +215,12 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
     }
 
 
+def needles() -> Scene:
+    """Splats four hundred times as long as wide, of which plain float32 arithmetic loses several digits."""
+    base = scene(60, sh_degree=1, width=320, height=240, seed=15)
+    return _with(base, scales=torch.tensor([0.8, 0.004, 0.002]).expand(60, 3).clone())
+
+
 def empty_scenes() -> Dict[str, Callable[[], Scene]]:
     """Scenes of which nothing is visible: the picture is the background, every gradient but its own is zero."""
     return {
@@ -228,10 +234,10 @@ def empty_scenes() -> Dict[str, Callable[[], Scene]]:
 def extreme_scenes() -> Dict[str, Callable[[], Scene]]:
     """Scenes at the end of what float32 can hold: results must be finite, and are not compared."""
     base = scene(60, sh_degree=1, channels=2, seed=20)
-    needles = base.gaussians.scales * torch.tensor([1e4, 1e-4, 1e-4])
+    thinnest = base.gaussians.scales * torch.tensor([1e4, 1e-4, 1e-4])
     return {
         "enormous": lambda: _scaled(base, 1e4),
-        "needles": lambda: _with(base, scales=needles),
+        "needles": lambda: _with(base, scales=thinnest),
         "points": lambda: _scaled(base, 1e-12),
         "zero quaternions": lambda: _with(base, quats=torch.zeros(60, 4)),
         "at the camera": lambda: _with(

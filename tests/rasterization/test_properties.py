@@ -43,12 +43,12 @@ def test_any_scene_is_drawn_as_by_the_reference(backend: Backend, made: Scene, a
     found, leaves = draw(made.to(backend.device), backend=backend.name, **options)
     attained = value_errors(plain, exact, weights)
     for key, error in value_errors(found, exact, weights).items():
-        assert error <= backend.allowed(2 * backend.value_error, 2 * attained[key]), key
+        assert error <= max(2 * backend.value_error, 4 * attained[key]), key
     expected = pull_back(exact, exact_leaves, gradients)
     attained = gradient_errors(pull_back(plain, plain_leaves, gradients), expected, made)
     # With a handful of splats a gradient may be what is left of two large numbers, so that the bound is loose.
     for key, error in gradient_errors(pull_back(found, leaves, gradients), expected, made).items():
-        assert error <= backend.allowed(1e-3, 10 * attained[key]), key
+        assert error <= max(1e-3, 20 * attained[key]), key
 
 
 @draws
