@@ -7,8 +7,8 @@ from numba import njit
 from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pixel_in_tile, start_tile
 from nts_plugins.kernels.composite import BATCH
 from nts_plugins.kernels.composite_gradient import add_outer
-from nts_plugins.kernels.records import PIECE, whole_vectors
-from nts_plugins.kernels.tiles import BLOCKS, PIXELS, TILE
+from nts_plugins.kernels.records import PIECE, copy_floats, whole_vectors
+from nts_plugins.kernels.tiles import AHEAD, BLOCKS, PIXELS, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
 from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, prefetch_to_write, splat, store
 
@@ -32,7 +32,7 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     tile_features = np.zeros(PIXELS * wide, _F)
-    sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH, _F)
+    sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH * LANES, _F)
     while True:
         tile = fetch_add(counter, 0, 1)
         if tile >= offsets.shape[0] - 1:
@@ -45,11 +45,8 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
         any_unfinished = True
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
-            for j in range(start, stop):
-                for line in range(0, size, 16):
-                    prefetch_to_write(records, np.int64(slots[at(j)]) * size + line)
             sums[: (stop - start) * wide] = _F(0)
-            totals[: stop - start] = _F(0)
+            totals[: (stop - start) * LANES] = _F(0)
             if any_unfinished:
                 any_unfinished = False
                 list_blocks(words, start, stop, BATCH, members, sizes)
@@ -62,15 +59,18 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
                     )
                     any_unfinished |= unfinished[b]
                     for i in range(n):
-                        totals[at(picked[at(i)])] += sum_lanes(load(weights, i * LANES, LANES))
+                        place = np.int64(picked[at(i)]) * LANES
+                        store(totals, place, load(totals, place, LANES) + load(weights, i * LANES, LANES))
                     add_outer(weights, picked, n, tile_features[p * wide :], wide, sums, wide)
             for j in range(stop - start):
+                if start + j + AHEAD < stop:
+                    for line in range(0, size, 16):
+                        prefetch_to_write(records, np.int64(slots[at(start + j + AHEAD)]) * size + line)
                 place = np.int64(slots[at(start + j)]) * size
                 for c in range(channels, size):
                     records[at(place + c)] = _F(0)
-                for c in range(0, channels, 4):
-                    store(records, place + c, load(sums, j * wide + c, 4))
-                records[at(place + channels)] = totals[at(j)]
+                copy_floats(sums, j * wide, records, place, whole_vectors(channels, 4))
+                records[at(place + channels)] = sum_lanes(load(totals, j * LANES, LANES))
 
 
 @helper

@@ -8,7 +8,7 @@ import numpy as np
 from numba import njit
 
 from nts_plugins.kernels.tiles import root_of_conic
-from nts_plugins.kernels.vectors import at, fetch_add, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, splat, store
 
 RECORD = 8
 """Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share: sums
@@ -29,11 +29,34 @@ def whole_vectors(count, lanes):
 @helper
 def sum_records(records, first, last, size, total):
     """total[c] = the sum of records first to last - 1, in order; ``size`` is a multiple of 4."""
-    for c in range(0, size, 4):
-        part = splat(_F(0), 4)
-        for slot in range(first, last):
-            part = part + load(records, slot * size + c, 4)
-        store(total, c, part)
+    c = 0
+    while c + LANES <= size:
+        sum_columns(records, first, last, size, c, total, LANES)
+        c += LANES
+    while c < size:
+        sum_columns(records, first, last, size, c, total, 4)
+        c += 4
+
+
+@helper
+def sum_columns(records, first, last, size, c, total, columns):
+    """:func:`sum_records` for the ``columns`` from ``c`` on, a literal."""
+    part = splat(_F(0), columns)
+    for slot in range(first, last):
+        part = part + load(records, slot * size + c, columns)
+    store(total, c, part)
+
+
+@helper
+def copy_floats(source, start, target, place, count):
+    """``count`` floats, a multiple of 4, from ``start`` of one array to ``place`` of another."""
+    c = 0
+    while c + LANES <= count:
+        store(target, place + c, load(source, start + c, LANES))
+        c += LANES
+    while c < count:
+        store(target, place + c, load(source, start + c, 4))
+        c += 4
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
