@@ -11,8 +11,8 @@ from nts_plugins.kernels.tiles import root_of_conic
 from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, splat, store
 
 RECORD = 8
-"""Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share: sums
-over the pixels of dL/dsigma times what mean2d (2), conic (3: u^2, u v, v^2 of ``tiles``) and opacity need, and of the
+"""Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share: the
+sums over pixels of dL/dsigma times what mean2d (2), conic (3: u^2, u v, v^2 of ``tiles``) and opacity need, and of the
 absolute gradient of mean2d (2), which absolute-gradient densification reads."""
 PIECE = 512
 """Splats that a thread sums at a time."""
