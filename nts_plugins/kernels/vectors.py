@@ -15,6 +15,7 @@ live in registers only; they are loaded from and stored to one-dimensional conti
 
 import operator
 import os
+import platform
 from typing import Callable, Dict
 
 import numpy as np
@@ -275,3 +276,32 @@ def fetch_add(typingctx, array, index, value):
         return builder.atomic_rmw("add", builder.gep(data, [args[1]]), args[2], "monotonic")
 
     return types.int64(array, types.intp, types.int64), codegen
+
+
+@intrinsic
+def peek(typingctx, array, index):
+    """An element of an int64 array as it is now in memory, whoever wrote it."""
+
+    def codegen(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.load_atomic(builder.gep(data, [args[1]]), "acquire", 8)
+
+    return types.int64(array, types.intp), codegen
+
+
+@intrinsic
+def pause(typingctx):
+    """Tell the core that this thread only waits, so that it saves power and leaves room to others."""
+
+    def codegen(context, builder, sig, args):
+        machine = platform.machine().lower()
+        number = ir.IntType(32)
+        if machine in ("x86_64", "amd64"):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", [], kind), [])
+        elif machine in ("aarch64", "arm64"):
+            kind = ir.FunctionType(ir.VoidType(), [number])
+            builder.call(builder.module.declare_intrinsic("llvm.aarch64.hint", [], kind), [ir.Constant(number, 1)])
+        return context.get_dummy_value()
+
+    return types.void(), codegen

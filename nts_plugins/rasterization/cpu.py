@@ -5,6 +5,7 @@ float32 only; other dtypes are cast on the way in and gradients on the way out. 
 threads, and several Python threads may draw at once.
 """
 
+import functools
 import math
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -17,7 +18,7 @@ from nts_plugins.kernels import blocks, composite, composite_gradient, lifting, 
 from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run, thread_count
 from nts_plugins.rasterization._cpu_projection import View, as_array, flat, project, view_colors
-from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
+from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 
 
 def rasterize(
@@ -87,7 +88,8 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
         records = records if len(records) >= size else np.empty(size, np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
-            settings.width, settings.height, _constants(settings), flat(features[c].to(torch.float32)), width, records,
+            settings.width, settings.height, _constants(settings.rules),
+            flat(features[c].to(torch.float32)), width, records,
         )  # fmt: skip
         run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
     return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))
@@ -162,8 +164,8 @@ def _tile_grid(settings: Settings) -> Tuple[int, int]:
     return math.ceil(settings.width / tiles.TILE), math.ceil(settings.height / tiles.TILE)
 
 
-def _constants(settings: Settings) -> np.ndarray:
-    rules = settings.rules
+@functools.lru_cache
+def _constants(rules: Rules) -> np.ndarray:
     return blocks.compositing_constants(rules.alpha_cap, rules.alpha_min, rules.transmittance_stop)
 
 
@@ -180,7 +182,7 @@ class _Composite(torch.autograd.Function):
         used = np.zeros(len(lists.offsets) - 1, np.int64)
         run(
             composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
-            backdrop, _constants(settings), image, behind, used,
+            backdrop, _constants(settings.rules), image, behind, used,
         )  # fmt: skip
         ctx.saved = (lists, conics.detach().numpy(), as_array(opacities), flat_values, backdrop, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
@@ -194,7 +196,8 @@ class _Composite(torch.autograd.Function):
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
             composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, values,
-            channels, width, height, backdrop, _constants(ctx.settings), flat(grad_image), flat(grad_alphas), records,
+            channels, width, height, backdrop, _constants(ctx.settings.rules), flat(grad_image), flat(grad_alphas),
+            records,
         )  # fmt: skip
         grad_means2d, grad_abs = np.empty((n, 2), np.float32), np.empty((n, 2), np.float32)
         grad_conics = np.empty((n, 3), np.float64)
@@ -242,7 +245,7 @@ def _lift_view_ids(view: View, ids: Tensor, settings: Settings) -> Tuple[Tensor,
     tile_ids = np.empty(n_tiles * tiles.TILE * tiles.TILE, np.int64)
     run(
         lifting.lift_tile_ids, lists.local, lists.words, lists.slots, lists.offsets, width, height,
-        _constants(settings), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
+        _constants(settings.rules), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
     )  # fmt: skip
     room = np.concatenate([[0], np.cumsum(counts[slot_tile])])[lists.first_slot]
     out_ids, out_weights = np.empty(room[-1], np.int64), np.empty(room[-1], np.float32)
