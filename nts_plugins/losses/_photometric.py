@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nts_plugins.kernels import ssim as kernels
+from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run
 from nts_plugins.kernels.vectors import LANES
 
@@ -96,18 +97,19 @@ class _FusedPhotometric(torch.autograd.Function):
             scale = torch.tensor(1.0 / count).numpy()[()]
             run(kernels.ssim_rows, x, y, row, channels, taps, scale, sums.numpy(), partials.numpy())
             similarity = sums.sum() / count
-        ctx.saved = (x, y, partials, windows)
-        ctx.shape = (height, width, channels)
+        ctx.save_for_backward(prediction, target)
+        ctx.partials, ctx.windows = partials, windows
         return (l1_sums.sum() / max(1, height * row)).float(), similarity.float()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_l1: Tensor, grad_ssim: Tensor) -> Tuple[Tensor, None]:  # type: ignore[override]
-        x, y, partials, windows = ctx.saved
-        height, width, channels = ctx.shape
+        height, width, channels = ctx.saved_tensors[0].shape
+        x, y = (picture.detach().contiguous().view(-1).numpy() for picture in ctx.saved_tensors)
         out = torch.empty(height, width, channels)
         l1_weight = (grad_l1.float() / out.numel()).numpy()[()]
         run(
-            kernels.gradient_rows, x, y, width * channels, channels, kernels.gaussian_taps(), partials.numpy(), windows,
-            grad_ssim.float().numpy()[()], l1_weight, out.view(-1).numpy(),
+            kernels.gradient_rows, x, y, width * channels, channels, kernels.gaussian_taps(), ctx.partials.numpy(),
+            ctx.windows, grad_ssim.float().numpy()[()], l1_weight, out.view(-1).numpy(),
         )  # fmt: skip
         return out, None

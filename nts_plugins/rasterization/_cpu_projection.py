@@ -2,7 +2,7 @@
 """First stage of the CPU backend: splats in the image plane of one camera, and their colours seen from it."""
 
 import math
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import harmonics, projection
+from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._types import Settings
 from nts_plugins.rasterization.sh import camera_centres
@@ -63,14 +64,17 @@ class _Project(torch.autograd.Function):
         seen, radii = np.empty(n, np.float32), np.empty((n, 2), np.int32)
         rule = settings.rules.opacity_aware_extent
         run(projection.project_forward, *arrays, camera, rule, means2d, centres, depths, conics, seen, radii)
-        ctx.saved = (arrays, camera, radii)
+        ctx.save_for_backward(means, quats, scales, opacities)
+        ctx.view = (camera, radii)
         outputs = [torch.from_numpy(array) for array in (means2d, centres, depths, conics, seen, radii)]
         ctx.mark_non_differentiable(outputs[1], outputs[-1])
         return tuple(outputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads):
-        arrays, camera, radii = ctx.saved
+        arrays = [as_array(t) for t in ctx.saved_tensors]
+        camera, radii = ctx.view
         n = len(radii)
         grad_means2d, _, grad_depths, grad_conics, grad_seen, _ = grads
         incoming = [
@@ -104,27 +108,20 @@ class _Harmonics(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, means, centre, first, rest, radii, degree):
         n, _, channels = first.shape
-        rest_bands = 0 if rest is None else rest.shape[1]
-        flat_rest = np.empty(0, np.float32) if rest is None else flat(rest)
-        inputs = (
-            as_array(means),
-            as_array(centre),
-            as_array(radii),
-            flat(first),
-            first.shape[1],
-            flat_rest,
-            rest_bands,
-        )
-        colors = np.empty(n * channels, np.float32)
-        run(harmonics.colors_forward(channels), *inputs, channels, degree, colors)
-        ctx.saved = (inputs, channels, degree, colors)
-        return torch.from_numpy(colors).view(n, channels)
+        colors = torch.empty(n, channels)
+        inputs = _harmonics_inputs(means, centre, first, rest, radii)
+        run(harmonics.colors_forward(channels), *inputs, channels, degree, flat(colors))
+        ctx.save_for_backward(means, centre, first, rest, radii, colors)
+        ctx.degree = degree
+        return colors
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_colors):
-        inputs, channels, degree, colors = ctx.saved
+        *given, colors = ctx.saved_tensors
+        inputs, colors, degree = _harmonics_inputs(*given), flat(colors), ctx.degree
         means, _, _, first, first_bands, rest, rest_bands = inputs
-        n = len(means)
+        n, channels = grad_colors.shape
         grad_first, grad_rest, grad_means = np.empty_like(first), np.empty_like(rest), np.empty_like(means)
         pieces = np.zeros((max(1, math.ceil(n / harmonics.PIECE)), 3), np.float64)
         run(
@@ -139,6 +136,15 @@ class _Harmonics(torch.autograd.Function):
             None,
             None,
         )
+
+
+def _harmonics_inputs(
+    means: Tensor, centre: Tensor, first: Tensor, rest: Optional[Tensor], radii: Tensor
+) -> Tuple[Any, ...]:
+    """What both kernels of ``kernels.harmonics`` read first."""
+    rest_bands = 0 if rest is None else rest.shape[1]
+    flat_rest = np.empty(0, np.float32) if rest is None else flat(rest)
+    return as_array(means), as_array(centre), as_array(radii), flat(first), first.shape[1], flat_rest, rest_bands
 
 
 def as_array(tensor: Tensor) -> np.ndarray:

@@ -16,6 +16,7 @@ from torch import Tensor
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import blocks, composite, composite_gradient, lifting, tiles
 from nts_plugins.kernels import records as entry_records
+from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run, thread_count
 from nts_plugins.rasterization._cpu_projection import View, as_array, flat, project, view_colors
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
@@ -177,27 +178,32 @@ class _Composite(torch.autograd.Function):
         width, height, channels = settings.width, settings.height, values.shape[1]
         lists = _tile_lists(view, settings)
         flat_values = flat(values)
-        backdrop = np.zeros(channels, np.float32) if background is None else as_array(background)
+        backdrop = _flat_backdrop(background, channels)
         image, behind = np.empty(height * width * channels, np.float32), np.empty(height * width, np.float32)
         used = np.zeros(len(lists.offsets) - 1, np.int64)
         run(
             composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
             backdrop, _constants(settings.rules), image, behind, used,
         )  # fmt: skip
-        ctx.saved = (lists, conics.detach().numpy(), as_array(opacities), flat_values, backdrop, used, behind)
+        # Through torch, which then finds out when one of them is changed before the gradient is asked for.
+        ctx.save_for_backward(conics, opacities, values, background)
+        ctx.drawn = (lists, used, behind)
         ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
         return torch.from_numpy(image).view(height, width, channels), 1.0 - torch.from_numpy(behind).view(height, width)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_image, grad_alphas):
-        lists, conics, opacities, values, backdrop, used, behind = ctx.saved
+        conics, opacities, values, background = ctx.saved_tensors
+        conics, opacities, values = conics.detach().numpy(), as_array(opacities), flat(values)
+        lists, used, behind = ctx.drawn
         height, width, channels = ctx.shape
         n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels, 4)
         records = np.empty(len(lists.slots) * size, np.float32)
         run(
             composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, values,
-            channels, width, height, backdrop, _constants(ctx.settings.rules), flat(grad_image), flat(grad_alphas),
-            records,
+            channels, width, height, _flat_backdrop(background, channels), _constants(ctx.settings.rules),
+            flat(grad_image), flat(grad_alphas), records,
         )  # fmt: skip
         grad_means2d, grad_abs = np.empty((n, 2), np.float32), np.empty((n, 2), np.float32)
         grad_conics = np.empty((n, 3), np.float64)
@@ -213,6 +219,10 @@ class _Composite(torch.autograd.Function):
             grad_background = torch.from_numpy(behind) @ grad_image.reshape(-1, channels)
         by_splat = (torch.from_numpy(array) for array in (grad_means2d, grad_conics, grad_opacities))
         return (*by_splat, torch.from_numpy(grad_values).view(n, channels), grad_background, None, None, None)
+
+
+def _flat_backdrop(background: Optional[Tensor], channels: int) -> np.ndarray:
+    return np.zeros(channels, np.float32) if background is None else as_array(background)
 
 
 def _backdrop(

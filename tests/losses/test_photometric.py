@@ -86,3 +86,19 @@ def test_full_precision_on_a_gpu(channels: int) -> None:
     device = torch.device("cuda")
     found = ssim((flat + 0.02).to(device, torch.float32), flat.to(device, torch.float32))
     assert abs(float(found) - float(expected)) < 1e-3
+
+
+def test_a_change_before_the_gradient_is_noticed() -> None:
+    prediction = torch.rand(20, 20, 3, requires_grad=True)
+    held = prediction * 1.0
+    loss = photometric_loss(held, torch.rand(20, 20, 3))
+    with torch.no_grad():
+        held.mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_no_second_derivatives_are_made_up() -> None:
+    prediction = torch.rand(20, 20, 3, requires_grad=True)
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(photometric_loss(prediction, torch.rand(20, 20, 3)), prediction, create_graph=True)

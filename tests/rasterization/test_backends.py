@@ -302,3 +302,22 @@ def test_two_threads_may_draw_at_once(backend: Backend) -> None:
         for index, job in jobs:
             for found, expected in zip(job.result(), alone[index], strict=True):
                 assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("name", ["quats", "opacities", "sh"])
+def test_cpu_notices_a_change_before_the_gradient(name: str) -> None:
+    """An optimizer's step between drawing and ``backward`` would otherwise give gradients of neither state."""
+    made, tensors = scene(30, sh_degree=1, seed=40).leaves()
+    picture = rasterize(**made.arguments(), backend="cpu").colors
+    with torch.no_grad():
+        tensors[name].add_(0.1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        picture.sum().backward()
+
+
+def test_cpu_makes_up_no_second_derivatives() -> None:
+    """A penalty on the gradient would otherwise be lost without a word."""
+    made, tensors = scene(30, seed=41).leaves()
+    picture = rasterize(**made.arguments(), backend="cpu").colors
+    with pytest.raises(RuntimeError, match="second derivatives"):
+        torch.autograd.grad(picture.sum(), tensors["means"], create_graph=True)
