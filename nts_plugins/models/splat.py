@@ -31,8 +31,9 @@ from nts_plugins.evaluation.metrics import Lpips, psnr
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
+from nts_plugins.models._backend import backend_explained
 from nts_plugins.models._initial import initial_splats
-from nts_plugins.rasterization import BackendUnavailable, Raster, rasterize, select_backend
+from nts_plugins.rasterization import Raster, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_state
 
 
@@ -111,13 +112,8 @@ class SplatModel(SplatfactoModel):
     def populate_modules(self) -> None:
         config = self.config
         metadata: Mapping[str, Any] = self.kwargs.get("metadata") or {}
-        try:
+        with backend_explained():
             select_backend(self.kwargs.get("device", "cpu"), config.backend)
-        except BackendUnavailable as error:
-            raise InputError(
-                f"{error} ns-train uses another device with --machine.device-type; the other commands take the GPU "
-                f"wherever torch sees one, unless CUDA_VISIBLE_DEVICES is set to nothing."
-            ) from error
         if not 0 <= config.sh_degree <= 3:
             raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
         self.extent = float(metadata.get("camera_extent", 1.0))
@@ -243,20 +239,18 @@ class SplatModel(SplatfactoModel):
     ) -> Tuple[Raster, Dict[str, Tensor]]:
         """One pass of the rasterizer, and what the heads make of their channels."""
         channels = [head.channels(params) for head in heads]
-        raster = rasterize(
-            gaussians,
-            view.viewmats,
-            view.Ks,
-            view.width,
-            view.height,
-            sh_degree=0 if gaussians.sh_rest is None else self.appearance.degree_at(self.step),
-            channels=torch.cat(channels, dim=-1) if channels else None,
-            background=background,
-            depth="expected" if with_depth else None,
-            antialiased=self.config.rasterize_mode == "antialiased",
-            absgrad=self.training and trains_splats and self.strategy.absgrad,
-            backend=self.config.backend,
-        )
+        with backend_explained():
+            raster = rasterize(
+                gaussians,
+                *view,
+                sh_degree=0 if gaussians.sh_rest is None else self.appearance.degree_at(self.step),
+                channels=torch.cat(channels, dim=-1) if channels else None,
+                background=background,
+                depth="expected" if with_depth else None,
+                antialiased=self.config.rasterize_mode == "antialiased",
+                absgrad=self.training and trains_splats and self.strategy.absgrad,
+                backend=self.config.backend,
+            )
         outputs: Dict[str, Tensor] = {}
         drawn: Tuple[Tensor, ...] = ()
         if raster.channels is not None:

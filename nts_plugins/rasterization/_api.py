@@ -2,7 +2,8 @@
 """rasterize, lift and lift_ids: the checks and defaults in front of the backends."""
 
 import math
-from typing import Literal, Optional
+import operator
+from typing import List, Literal, Optional
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization._backends import load_backend, select_backend
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.rules import installed_rules
+
+MOST_IDS = 2**31
+"""Ids that :func:`lift_ids` tells apart: products with as many splats still fit into 64 bits."""
 
 
 def rasterize(
@@ -62,12 +66,14 @@ def rasterize(
         rules: constants of one gsplat version; default is the installed one.
 
     Raises:
-        ValueError: on shapes or values that do not fit, naming the argument.
+        ValueError: on shapes or values that do not fit, naming the argument. Values of cameras are looked at where they
+            are on the CPU.
         BackendUnavailable: when the backend asked for cannot draw on this device.
     """
+    width, height = _whole_number(width, "width"), _whole_number(height, "height")
+    optional = {"channels": channels, "background": background, "channel_background": channel_background}
+    _check_tensors(gaussians, viewmats=viewmats, Ks=Ks, **optional)
     _check_cameras(viewmats, Ks, width, height)
-    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, channels=channels, background=background)
-    _check_devices(gaussians, channel_background=channel_background)
     cameras, n = viewmats.shape[0], len(gaussians)
     sh_degree = _choose_degree(gaussians, sh_degree)
     if depth not in (None, "accumulated", "expected"):
@@ -92,6 +98,7 @@ def rasterize(
         eps2d=eps2d,
         radius_clip=radius_clip,
     )
+    _check_settings(settings)
     module = load_backend(select_backend(gaussians.device, backend))
     return module.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
 
@@ -116,9 +123,9 @@ def lift(
     With w the weights of ``rasterize``, sum(raster.channels * features) == sum(channels * lifted.features).
     Not differentiable. Arguments and errors are those of :func:`rasterize`.
     """
+    _check_tensors(gaussians, viewmats=viewmats, Ks=Ks, features=features)
     height, width = _check_maps(features, "features", viewmats, 4)
     _check_cameras(viewmats, Ks, width, height)
-    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, features=features)
     settings = Settings(
         width=width,
         height=height,
@@ -129,6 +136,7 @@ def lift(
         eps2d=eps2d,
         radius_clip=radius_clip,
     )
+    _check_settings(settings)
     module = load_backend(select_backend(gaussians.device, backend))
     with torch.no_grad():
         return module.lift(gaussians, viewmats, Ks, settings, features)
@@ -155,15 +163,18 @@ def lift_ids(
     features afterwards. Pixels with a negative id are left out. ``n_ids`` defaults to the largest id plus one.
     Not differentiable. Arguments and errors are those of :func:`rasterize`.
     """
+    _check_tensors(gaussians, viewmats=viewmats, Ks=Ks, ids=ids)
     height, width = _check_maps(ids, "ids", viewmats, 3)
     _check_cameras(viewmats, Ks, width, height)
-    _check_devices(gaussians, viewmats=viewmats, Ks=Ks, ids=ids)
     if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
         raise ValueError(f"ids must be integers, got {ids.dtype}.")
+    ids = ids.to(torch.int64)
     largest = int(ids.max()) if ids.numel() else -1
-    n_ids = largest + 1 if n_ids is None else n_ids
+    n_ids = largest + 1 if n_ids is None else _whole_number(n_ids, "n_ids")
     if largest >= n_ids:
         raise ValueError(f"ids holds {largest}, but n_ids={n_ids}.")
+    if n_ids > MOST_IDS:
+        raise ValueError(f"ids up to {n_ids - 1} are too many, {MOST_IDS} can be told apart. Number them anew from 0.")
     settings = Settings(
         width=width,
         height=height,
@@ -174,24 +185,75 @@ def lift_ids(
         eps2d=eps2d,
         radius_clip=radius_clip,
     )
+    _check_settings(settings)
     module = load_backend(select_backend(gaussians.device, backend))
     with torch.no_grad():
         return module.lift_ids(gaussians, viewmats, Ks, settings, ids, n_ids)
 
 
+def _whole_number(value: int, name: str) -> int:
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise ValueError(f"{name}={value!r} must be a whole number.") from None
+
+
+def _check_tensors(gaussians: Gaussians, **tensors: Optional[Tensor]) -> None:
+    """All of it are tensors, on the device of the Gaussians' means."""
+    own = {f"Gaussians.{name}": value for name, value in vars(gaussians).items()}
+    for name, tensor in (*own.items(), *tensors.items()):
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a torch tensor, got {type(tensor).__name__}.")
+        if tensor.device != gaussians.device:
+            raise ValueError(f"{name} is on '{tensor.device}', but the Gaussians are on '{gaussians.device}'.")
+
+
 def _check_cameras(viewmats: Tensor, Ks: Tensor, width: int, height: int) -> None:
+    """Shapes, and on the CPU values too: asking a GPU for them would make every training step wait for it."""
     if viewmats.ndim != 3 or viewmats.shape[0] < 1 or viewmats.shape[1:] != (4, 4):
         raise ValueError(f"viewmats has shape {tuple(viewmats.shape)}, expected [C, 4, 4] with at least one camera.")
     if Ks.shape != (viewmats.shape[0], 3, 3):
         raise ValueError(f"Ks has shape {tuple(Ks.shape)}, expected [{viewmats.shape[0]}, 3, 3].")
     if width < 1 or height < 1:
         raise ValueError(f"The image must have at least one pixel, got width={width}, height={height}.")
+    if viewmats.device.type != "cpu":
+        return
+    for camera, (view, lens) in enumerate(zip(viewmats.detach().tolist(), Ks.detach().tolist(), strict=True)):
+        _check_view(view, f"viewmats[{camera}]")
+        _check_lens(lens, f"Ks[{camera}]")
 
 
-def _check_devices(gaussians: Gaussians, **tensors: Optional[Tensor]) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != gaussians.device:
-            raise ValueError(f"{name} is on '{tensor.device}', but the Gaussians are on '{gaussians.device}'.")
+def _check_view(rows: List[List[float]], name: str) -> None:
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise ValueError(f"{name} is not finite: {rows}.")
+    if any(abs(value - expected) > 1e-3 for value, expected in zip(rows[3], (0, 0, 0, 1), strict=True)):
+        raise ValueError(f"{name} is not a pose, its last row is {rows[3]} instead of 0 0 0 1.")
+    (a, b, c), (d, e, f), (g, h, i) = (row[:3] for row in rows[:3])
+    if abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)) < 1e-9:
+        raise ValueError(f"{name} is not a pose, its rotation is singular.")
+
+
+def _check_lens(rows: List[List[float]], name: str) -> None:
+    if not all(math.isfinite(value) for row in rows for value in row):
+        raise ValueError(f"{name} is not finite: {rows}.")
+    (fx, skew, _), (shear, fy, _), last = rows
+    if not (fx > 0 and fy > 0):
+        raise ValueError(f"{name} has the focal lengths {fx} and {fy}, which must be above zero.")
+    if max(abs(skew), abs(shear)) > 1e-4 * fx or any(abs(a - b) > 1e-4 for a, b in zip(last, (0, 0, 1), strict=True)):
+        raise ValueError(
+            f"{name} is not fx 0 cx, 0 fy cy, 0 0 1: splats are drawn through pinhole cameras without skew."
+        )
+
+
+def _check_settings(settings: Settings) -> None:
+    near, far = settings.near_plane, settings.far_plane
+    if not 0 < near < far:
+        raise ValueError(f"near_plane={near} and far_plane={far} must be above zero, the far one farther.")
+    for name in ("eps2d", "radius_clip"):
+        if not 0 <= getattr(settings, name) < math.inf:
+            raise ValueError(f"{name}={getattr(settings, name)} must be finite and not below zero.")
 
 
 def _choose_degree(gaussians: Gaussians, sh_degree: Optional[int]) -> Optional[int]:
@@ -201,6 +263,8 @@ def _choose_degree(gaussians: Gaussians, sh_degree: Optional[int]) -> Optional[i
             raise ValueError("sh_degree is given, but the Gaussians carry plain colors.")
         return None
     held = math.isqrt(gaussians.sh_bands) - 1
+    if (held + 1) ** 2 != gaussians.sh_bands:
+        raise ValueError(f"The Gaussians hold {gaussians.sh_bands} bands; a degree has 1, 4, 9 or 16 of them.")
     sh_degree = min(held, 3) if sh_degree is None else sh_degree
     if held < 0 or not 0 <= sh_degree <= min(held, 3):
         raise ValueError(

@@ -9,8 +9,6 @@ from typing import Dict, Optional, Union
 
 import torch
 
-from nts_plugins.errors import InputError
-
 ENVIRONMENT_VARIABLE = "NTS_BACKEND"
 
 _MODULES = {
@@ -20,8 +18,8 @@ _MODULES = {
 }
 
 
-class BackendUnavailable(InputError):
-    """The backend asked for does not exist, or cannot draw on this device. A ValueError, see :class:`InputError`."""
+class BackendUnavailable(ValueError):
+    """The backend asked for does not exist, or cannot draw on this device."""
 
 
 def available_backends() -> Dict[str, Optional[str]]:

@@ -93,7 +93,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
             flat(features[c].to(torch.float32)), width, records,
         )  # fmt: skip
         run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
-    return Lifted(features=torch.from_numpy(sums).view(-1, width), weights=torch.from_numpy(weights))
+    return Lifted(features=torch.from_numpy(sums).view(len(gaussians), width), weights=torch.from_numpy(weights))
 
 
 def lift_ids(

@@ -3,6 +3,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -37,6 +38,20 @@ def made() -> Scene:
         ({"viewmats": torch.zeros(0, 4, 4), "Ks": torch.zeros(0, 3, 3)}, "at least one camera"),
         ({"Ks": torch.eye(3)[None]}, r"Ks has shape \(1, 3, 3\), expected \[2, 3, 3\]"),
         ({"width": 0}, "at least one pixel, got width=0"),
+        ({"width": 37.0}, "width=37.0 must be a whole number"),
+        ({"viewmats": [[1.0]]}, "viewmats must be a torch tensor, got list"),
+        ({"viewmats": torch.full((2, 4, 4), torch.nan)}, r"viewmats\[0\] is not finite"),
+        ({"viewmats": torch.eye(4).repeat(2, 1, 1).cumsum(dim=1)}, r"viewmats\[0\] is not a pose, its last row"),
+        ({"viewmats": torch.diag(torch.tensor([1.0, 0.0, 1.0, 1.0])).repeat(2, 1, 1)}, "its rotation is singular"),
+        ({"Ks": torch.full((2, 3, 3), torch.inf)}, r"Ks\[0\] is not finite"),
+        ({"Ks": torch.diag(torch.tensor([0.0, 9.0, 1.0])).repeat(2, 1, 1)}, "focal lengths 0.0 and 9.0"),
+        ({"Ks": torch.eye(3).repeat(2, 1, 1) + torch.eye(3).roll(1, dims=1).triu()}, "pinhole cameras without skew"),
+        ({"Ks": 2 * torch.eye(3).repeat(2, 1, 1)}, "pinhole cameras without skew"),
+        ({"near_plane": 0.0}, "near_plane=0.0 and far_plane=1[0-9.]* must be above zero"),
+        ({"near_plane": 5.0, "far_plane": 2.0}, "the far one farther"),
+        ({"near_plane": float("nan")}, "near_plane=nan"),
+        ({"eps2d": -1.0}, "eps2d=-1.0 must be finite and not below zero"),
+        ({"radius_clip": float("inf")}, "radius_clip=inf"),
         ({"height": -1}, "height=-1"),
         ({"sh_degree": 2}, r"sh_degree=2 asked for, but the Gaussians hold 4 bands \(degree 1\)"),
         ({"sh_degree": -1}, "sh_degree=-1"),
@@ -99,6 +114,8 @@ def test_lift_names_what_is_wrong(made: Scene, changes: dict, message: str) -> N
         ({"ids": torch.zeros(2, 5, 7, dtype=torch.bool)}, "ids must be integers, got torch.bool"),
         ({"ids": torch.zeros(2, 5, 7, 1, dtype=torch.long)}, r"expected \[C, H, W\] with C=2"),
         ({"n_ids": 4}, "ids holds 4, but n_ids=4"),
+        ({"n_ids": 5.0}, "n_ids=5.0 must be a whole number"),
+        ({"ids": torch.full((2, 5, 7), 2**62)}, "Number them anew from 0"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -165,3 +182,21 @@ def test_gaussians_name_what_is_wrong(made: Scene, fields: dict, message: str) -
     values = {name: getattr(made.gaussians, name) for name in Gaussians.__dataclass_fields__}
     with pytest.raises(ValueError, match=message):
         Gaussians(**{**values, **fields})
+
+
+def test_all_tensors_of_the_gaussians_are_on_one_device(made: Scene) -> None:
+    elsewhere = replace(made.gaussians, quats=torch.zeros(10, 4, device="meta"))
+    with pytest.raises(ValueError, match="Gaussians.quats is on 'meta'"):
+        rasterize(**{**made.arguments(), "gaussians": elsewhere})
+
+
+def test_bands_make_up_a_degree(made: Scene) -> None:
+    odd = replace(made.gaussians, sh=torch.zeros(10, 5, 3), sh_rest=None)
+    with pytest.raises(ValueError, match="hold 5 bands; a degree has 1, 4, 9 or 16"):
+        rasterize(**{**made.arguments(), "gaussians": odd})
+
+
+def test_sizes_may_be_whole_numbers_of_any_type(made: Scene) -> None:
+    plain = rasterize(**made.arguments())
+    sizes = {"width": torch.tensor(made.width), "height": np.int64(made.height)}
+    assert torch.equal(rasterize(**{**made.arguments(), **sizes}).colors, plain.colors)
