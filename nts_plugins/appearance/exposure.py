@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from nts_plugins.errors import InputError
+
 CLOSEST = 1e-6
 """Least squared distance of two cameras, so that a training camera gets nearly its own exposure."""
 
@@ -34,6 +36,18 @@ class Exposure(nn.Module):
         self.register_buffer("places", torch.zeros(count, 3))
         self.register_buffer("axes", torch.zeros(count, 3))
         self.register_buffer("visited", torch.zeros(count, dtype=torch.bool))
+
+    def check_count(self, saved: Optional[Tensor]) -> None:
+        """Saved ``log_factors``, where there are any, are of as many photographs.
+
+        Raises:
+            InputError: where they are not.
+        """
+        if saved is not None and len(saved) != len(self.log_factors):
+            raise InputError(
+                f"The checkpoint knows the exposure of {len(saved)} photographs, and the data has "
+                f"{len(self.log_factors)} to train on. Use the data that it was trained with."
+            )
 
     def forward(self, camera_to_world: Tensor, photograph: Optional[int] = None) -> Tensor:
         """[3] factors of a training photograph, or what photographs nearby have.

@@ -89,7 +89,8 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
         color = self.train_dataparser_outputs.alpha_color
-        dataset.metadata["has_alpha"] = self.test_mode != "inference" and checks.has_alpha(dataset.image_filenames[0])
+        opened = [] if self.test_mode == "inference" else dataset.image_filenames
+        dataset.metadata["has_alpha"] = any(map(checks.has_alpha, opened))
         dataset.metadata["alpha_color"] = None if color is None else [float(value) for value in color]
         return dataset
 

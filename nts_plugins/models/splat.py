@@ -34,7 +34,7 @@ from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.models._backend import backend_explained
 from nts_plugins.models._initial import initial_splats
 from nts_plugins.rasterization import Raster, rasterize, select_backend
-from nts_plugins.training.checkpoints import check_state
+from nts_plugins.training.checkpoints import check_names, check_state
 
 
 @dataclass
@@ -137,8 +137,9 @@ class SplatModel(SplatfactoModel):
         self.background = Background(
             config.background_color, metadata.get("alpha_color"), has_alpha=bool(metadata.get("has_alpha"))
         )
-        exposes = config.exposure and not metadata.get("has_alpha")
-        self.exposure = Exposure(self.num_train_data, self.extent) if exposes else None
+        # Exporters do not look at the pictures, so that the checkpoint must fit with and without alpha.
+        self.exposure = Exposure(self.num_train_data, self.extent) if config.exposure else None
+        self.exposes = config.exposure and not metadata.get("has_alpha")
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
         self.lpips = Lpips()
@@ -156,7 +157,9 @@ class SplatModel(SplatfactoModel):
         for head in self._heads():
             groups.update(head.param_groups())
         self.camera_optimizer.get_param_groups(param_groups=groups)
-        return groups if self.exposure is None else {**groups, "exposure": [self.exposure.log_factors]}
+        if self.exposure is not None and self.exposes:
+            groups["exposure"] = [self.exposure.log_factors]
+        return groups
 
     def learning_rate_scales(self) -> Dict[str, float]:
         """Factors on the recipe's learning rates, by group: positions move with the scene's size and sparsity."""
@@ -206,7 +209,7 @@ class SplatModel(SplatfactoModel):
         gaussians = self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
         photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
-        factors = None if self.exposure is None else self.exposure(c2w[0], photograph)
+        factors = self.exposure(c2w[0], photograph) if self.exposure is not None and self.exposes else None
         outputs = {**self._pictures(raster, background, factors), **outputs}
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
@@ -360,6 +363,7 @@ class SplatModel(SplatfactoModel):
         return {"step": self.step, "strategy": self.config.strategy, "strategy_state": self.strategy_state.state_dict()}
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
+        check_names(state, self.get_extra_state(), "entries")
         self.step = int(state["step"])
         if state["strategy"] == self.config.strategy:
             self.strategy_state.load_state_dict(state["strategy_state"])
@@ -370,6 +374,8 @@ class SplatModel(SplatfactoModel):
         Raises:
             InputError: naming missing or unexpected entries, and shapes of other settings.
         """
+        if self.exposure is not None:
+            self.exposure.check_count(state_dict.get("exposure.log_factors"))
         check_state(self, state_dict, growing="gauss_params.")
         count = len(state_dict["gauss_params.means"])
         for value in self.gauss_params.values():

@@ -5,10 +5,11 @@ import contextlib
 import os
 import shutil
 from pathlib import Path
-from typing import Any, Collection, Dict, List, Mapping, Optional
+from typing import Any, BinaryIO, Collection, Dict, Iterator, List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from nts_plugins.errors import InputError, describe
 
@@ -24,21 +25,31 @@ def write(state: Mapping[str, Any], path: Path, *, workspace: Path) -> None:
     Raises:
         InputError: where the file cannot be written; nothing of it is left then.
     """
-    partial = workspace / f".{path.name}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
+        with written_whole(path, workspace=workspace) as file:
             torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer.
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
         raise InputError(
             f"Cannot save the checkpoint {path}: {_reason(error, workspace)}. Earlier checkpoints are untouched."
         ) from error
+
+
+@contextlib.contextmanager
+def written_whole(path: Path, *, workspace: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its place once it is complete; whatever interrupts it, nothing of it is left."""
+    partial = workspace / f".{path.name}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def _reason(error: Exception, folder: Path) -> str:
@@ -84,20 +95,54 @@ def read(path: Path) -> Dict[str, Any]:
     except Exception as error:
         cause = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"The checkpoint {path} cannot be read: {cause}") from error
-    missing = [key for key in ("step", "pipeline", "optimizers", "scalers") if key not in state]
+    missing = [key for key in ("step", "pipeline", "optimizers", "schedulers", "scalers") if key not in state]
     if missing:
         raise InputError(f"{path} is not a checkpoint of a training: it lacks {describe(missing)}.")
     return state
 
 
-def check_groups(path: Path, saved: Collection[str], present: Collection[str]) -> None:
-    """The checkpoint's optimizers are those of the method that is to go on with it."""
+@contextlib.contextmanager
+def named(path: Path, state: Mapping[str, Any]) -> Iterator[None]:
+    """Say in every InputError which checkpoint it is about, and of which method that is."""
+    try:
+        yield
+    except InputError as error:
+        method = f", which was trained with {state['method']}" if "method" in state else ""
+        raise InputError(
+            f"Cannot go on from {path}{method}. {error} The config.yml of its run says how it was trained."
+        ) from error
+
+
+def check_names(saved: Collection[str], present: Collection[str], what: str) -> None:
+    """The checkpoint has the parts that the training has which is to go on with it; ``what`` is what to call them.
+
+    Raises:
+        InputError: naming those that are missing or unknown.
+    """
     unknown, absent = sorted(set(saved) - set(present)), sorted(set(present) - set(saved))
     if unknown or absent:
         raise InputError(
-            f"The checkpoint {path} is of another method, or of other settings: "
-            f"{_differences(absent, unknown, 'optimizers')}"
+            f"The checkpoint is of another method, or of other settings: {_differences(absent, unknown, what)}"
         )
+
+
+def check_moments(saved: Mapping[str, Any], optimizers: Mapping[str, Optimizer]) -> None:
+    """What optimizers remember of each parameter has the parameter's shape; fused Adam would read beyond its end.
+
+    Args:
+        saved: ``state_dict`` of every optimizer, by name.
+        optimizers: of the same names; their parameters hold the checkpoint's values already.
+
+    Raises:
+        InputError: naming the optimizer that does not fit.
+    """
+    for name, optimizer in optimizers.items():
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        for index, memory in saved[name]["state"].items():
+            expected = parameters[index].shape if index < len(parameters) else None
+            for value in memory.values():
+                if isinstance(value, Tensor) and value.ndim > 0 and value.shape != expected:
+                    raise InputError(f"The checkpoint is damaged: the optimizer {name} does not fit its parameters.")
 
 
 def check_state(module: nn.Module, state: Mapping[str, Any], growing: str) -> None:
@@ -114,11 +159,7 @@ def check_state(module: nn.Module, state: Mapping[str, Any], growing: str) -> No
         InputError: naming the entries that differ.
     """
     own = module.state_dict()
-    missing, unexpected = sorted(set(own) - set(state)), sorted(set(state) - set(own))
-    if missing or unexpected:
-        raise InputError(
-            f"The checkpoint is of another method, or of other settings: {_differences(missing, unexpected, 'entries')}"
-        )
+    check_names(state, own, "entries")
     rows = {len(value) for name, value in state.items() if name.startswith(growing)}
     if len(rows) > 1:
         raise InputError(f"The checkpoint is damaged: its splats have {describe(sorted(rows))} rows.")

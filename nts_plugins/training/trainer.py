@@ -5,11 +5,13 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 import contextlib
+import errno
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Type
+from typing import Any, Collection, Dict, Iterator, Literal, Optional, Type
 
+import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
@@ -21,6 +23,9 @@ from nts_plugins.training import checkpoints
 from nts_plugins.training.memory import keep_freed_memory
 from nts_plugins.training.optimizers import scale_learning_rates
 
+_FULL = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC))
+"""Error numbers of a full disk, of a file that may not grow, and of a used-up quota, which Windows does not know."""
+
 
 @dataclass
 class SplatTrainerConfig(TrainerConfig):
@@ -29,6 +34,10 @@ class SplatTrainerConfig(TrainerConfig):
     _target: Type = field(default_factory=lambda: SplatTrainer)
     max_num_iterations: int = 30000
     """Train until this many iterations are done. A run that is resumed does what is left of them."""
+
+    def __post_init__(self) -> None:
+        if self.max_num_iterations < 1:
+            raise InputError(f"--max-num-iterations is {self.max_num_iterations}; it must be at least 1.")
 
     def save_config(self) -> None:
         """Make sure that the run can be written; :class:`SplatTrainer` writes it once the data has been read.
@@ -47,15 +56,18 @@ class SplatTrainerConfig(TrainerConfig):
         """Create the run's folder with its config.yml.
 
         Raises:
-            InputError: where that is not possible.
+            InputError: where that is not possible; an earlier config.yml is untouched then.
         """
-        try:
-            super().save_config()
-        except OSError as error:
-            raise InputError(
-                f"Cannot write the run to {self.get_base_dir()}: {error.strerror}. "
-                f"Free space there, or choose another place with --output-dir."
-            ) from error
+        folder = self.get_base_dir()
+        with _disk_explained(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                with checkpoints.written_whole(folder / "config.yml", workspace=folder) as file:
+                    file.write(yaml.dump(self).encode("utf8"))
+            except OSError:
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+                raise
 
 
 class SplatTrainer(Trainer):
@@ -74,6 +86,11 @@ class SplatTrainer(Trainer):
             config.machine.device_type = device  # type: ignore[assignment]
         super().__init__(config, local_rank, world_size)
         self._save_failed: Optional[str] = None
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """As nerfstudio does; a disk that fills on the way is an error that says so."""
+        with _disk_explained(self.base_dir, only=_FULL):
+            super().setup(test_mode)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers whose learning rates fit the scene, and the checkpoint to go on from.
@@ -102,7 +119,7 @@ class SplatTrainer(Trainer):
         if on_cpu:
             keep_freed_memory()
         threads = kernels_only() if on_cpu else contextlib.nullcontext()
-        with threads, _changed(self.config, max_num_iterations=remaining):
+        with threads, _changed(self.config, max_num_iterations=remaining), _disk_explained(self.base_dir, only=_FULL):
             super().train()
 
     def _after_train(self) -> None:
@@ -118,6 +135,7 @@ class SplatTrainer(Trainer):
         """
         state: Dict[str, Any] = {
             "step": step,
+            "method": self.config.method_name,
             "pipeline": self.pipeline.state_dict(),
             "optimizers": {name: each.state_dict() for name, each in self.optimizers.optimizers.items()},
             "schedulers": {name: each.state_dict() for name, each in self.optimizers.schedulers.items()},
@@ -151,14 +169,23 @@ class SplatTrainer(Trainer):
         if path is None:
             CONSOLE.print("No checkpoint to load: training from scratch.")
             return
-        state = checkpoints.read(path)
-        checkpoints.check_groups(path, state["optimizers"], self.optimizers.optimizers)
+        state, optimizers = checkpoints.read(path), self.optimizers
+        with checkpoints.named(path, state):
+            checkpoints.check_names(state["optimizers"], optimizers.optimizers, "optimizers")
+            if self.config.load_scheduler:
+                checkpoints.check_names(state["schedulers"], optimizers.schedulers, "schedules")
+            # The model looks at its own entries.
+            besides = [key for key in state["pipeline"] if not key.startswith("_model.")]
+            checkpoints.check_names(besides, [], "entries")
+            self.pipeline.load_pipeline(state["pipeline"], int(state["step"]))
+            checkpoints.check_moments(state["optimizers"], optimizers.optimizers)
         self._start_step = int(state["step"]) + 1
-        self.pipeline.load_pipeline(state["pipeline"], int(state["step"]))
-        self.optimizers.load_optimizers(state["optimizers"])
+        optimizers.load_optimizers(state["optimizers"])
         if self.config.load_scheduler:
-            self.optimizers.load_schedulers(state.get("schedulers", {}))
+            optimizers.load_schedulers(state["schedulers"])
         self.grad_scaler.load_state_dict(state["scalers"])
+        if "random" not in state:
+            CONSOLE.print("[yellow]The checkpoint holds no random numbers: training goes on with others.")
         checkpoints.restore_random_state(state.get("random", {}))
         CONSOLE.print(f"Resuming after step {state['step']} from {path}")
 
@@ -167,6 +194,20 @@ class SplatTrainer(Trainer):
         if config.load_dir is not None:
             return checkpoints.find(config.load_dir, config.load_step)
         return config.load_checkpoint
+
+
+@contextlib.contextmanager
+def _disk_explained(folder: Path, only: Collection[int] = ()) -> Iterator[None]:
+    """Say what to do where the run's folder cannot be written; ``only`` for some error numbers, if there are any."""
+    try:
+        yield
+    except OSError as error:
+        if only and error.errno not in only:
+            raise
+        raise InputError(
+            f"Cannot write the run to {folder}: {error.strerror}. "
+            f"Free space there, or choose another place with --output-dir."
+        ) from error
 
 
 @contextlib.contextmanager

@@ -21,7 +21,7 @@ from torch import nn
 
 from nts_plugins.errors import InputError
 from tests import runs
-from tests.captures import load_meta, save_meta
+from tests.captures import load_meta, save_meta, write_capture
 from tests.conformance.conftest import STEPS, Trained, busy_options, registered_methods
 
 
@@ -113,6 +113,24 @@ def test_export_opens(trained: Trained, tmp_path: Path) -> None:
     assert 0 < len(vertices) <= trained.trainer.pipeline.model.num_points
     assert {"x", "f_dc_0", "opacity", "scale_2", "rot_3"} <= set(names)
     assert all(np.isfinite(vertices[name]).all() for name in names)
+
+
+def test_pictures_with_alpha_go_the_whole_way(method: str, tmp_path: Path) -> None:
+    """Commands that do not open the pictures cannot know of their alpha, and load the same checkpoint."""
+    capture = write_capture(tmp_path / "capture")
+    for path in (capture / "images").glob("*.png"):
+        with Image.open(path) as image:
+            picture = image.convert("RGBA")
+        picture.putalpha(Image.new("L", picture.size, 200))
+        picture.save(path)
+    folder = runs.train(method, capture, tmp_path / "outputs", 12, *busy_options(method))
+    assert math.isfinite(runs.evaluate(folder, tmp_path / "results.json")["psnr"])
+    export = pytest.importorskip("nerfstudio.scripts.exporter", exc_type=ImportError).ExportGaussianSplat
+    export(load_config=folder / "config.yml", output_dir=tmp_path).main()
+    assert (tmp_path / "splat.ply").stat().st_size > 0
+    (camera, _), *_ = runs.load(folder).datamanager.fixed_indices_eval_dataloader
+    pictures = [runs.load(folder, mode).model.get_outputs_for_camera(camera)["rgb"] for mode in ("test", "inference")]
+    assert torch.equal(*pictures)
 
 
 def elements_of(module: nn.Module) -> List[Any]:

@@ -17,6 +17,7 @@ STATE: Dict[str, Any] = {
     "step": 3,
     "pipeline": {"weight": torch.arange(4000.0)},
     "optimizers": {"means": {"state": {}, "param_groups": [{"lr": 0.1, "params": [0]}]}},
+    "schedulers": {},
     "scalers": {},
 }
 
@@ -135,3 +136,29 @@ def test_random_numbers_go_on_where_they_were() -> None:
     torch.rand(100)
     checkpoints.restore_random_state(state)
     assert torch.equal(torch.rand(5), expected)
+
+
+def test_an_interrupted_save_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoints.torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.write(STATE, tmp_path / "step-000000001.ckpt", workspace=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_moments_of_other_splats_are_refused() -> None:
+    """Fused Adam reads beyond their end."""
+    parameter = nn.Parameter(torch.rand(5, 3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.grad = torch.ones(5, 3)
+    optimizer.step()
+    saved = optimizer.state_dict()
+    checkpoints.check_moments({"means": saved}, {"means": optimizer})
+    saved["state"][0]["exp_avg"] = torch.zeros(4, 3)
+    with pytest.raises(InputError, match="damaged: the optimizer means"):
+        checkpoints.check_moments({"means": saved}, {"means": optimizer})
+    saved["state"] = {1: {"exp_avg": torch.zeros(5, 3)}}
+    with pytest.raises(InputError, match="damaged"):
+        checkpoints.check_moments({"means": saved}, {"means": optimizer})

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The trainer around its loop: what it does when it cannot save, and on which device it trains."""
 
+import errno
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 import pytest
 import torch
@@ -106,3 +107,56 @@ def test_learning_rate_of_positions_follows_the_scene(capture: Path, tmp_path: P
     extent = trainer.pipeline.datamanager.train_dataset.metadata["camera_extent"]
     rate = trainer.config.optimizers["means"]["optimizer"].lr
     assert trainer.optimizers.optimizers["means"].param_groups[0]["lr"] == pytest.approx(rate * extent)
+
+
+def test_a_full_disk_at_the_start_leaves_no_run(capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    with pytest.raises(InputError, match="Cannot write the run to .*No space left.*--output-dir"):
+        runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
+    assert not list(tmp_path.glob("outputs/capture/splat/*"))
+
+
+def test_a_disk_that_fills_while_the_run_is_set_up_is_explained(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("nerfstudio.utils.writer.setup_event_writer", full)
+    with pytest.raises(InputError, match="Cannot write the run to .*No space left"):
+        runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: state["schedulers"].pop("means"), "lacks the schedules means"),
+        (lambda state: state["optimizers"].update(extra={}), "optimizers that are unknown here, extra"),
+        (lambda state: state["pipeline"].update({"datamanager.x": torch.ones(1)}), "unknown here, datamanager.x"),
+        (lambda state: state["optimizers"]["means"]["state"][0].update(exp_avg=torch.ones(2, 3)), "optimizer means"),
+        (lambda state: state["pipeline"]["_model._extra_state"].pop("strategy"), "lacks .*strategy"),
+        (lambda state: state["pipeline"].update({"_model.exposure.log_factors": torch.ones(9, 3)}), "9 photographs"),
+    ],
+    ids=["schedule", "optimizer", "entry", "moments", "strategy", "photographs"],
+)
+def test_checkpoints_that_do_not_fit_are_explained(
+    capture: Path, tmp_path: Path, change: Callable[[Any], Any], message: str
+) -> None:
+    run = runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
+    state = torch.load(runs.checkpoint(run), weights_only=True)
+    change(state)
+    other = tmp_path / "other.ckpt"
+    torch.save(state, other)
+    with pytest.raises(InputError, match=f"Cannot go on from {other}, which was trained with splat.*{message}.*config"):
+        runs.train("splat", capture, tmp_path / "again", 9, *OPTIONS, "--load-checkpoint", str(other))
+    assert not list(tmp_path.glob("again/**/config.yml"))
+
+
+def test_training_needs_iterations(capture: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit) as caught:
+        runs.train("splat", capture, tmp_path / "outputs", 0)
+    printed = capsys.readouterr()
+    assert "max-num-iterations is 0" in f"{caught.value}{printed.out}{printed.err}"
