@@ -70,14 +70,14 @@ def check_transforms_file(data: Path) -> None:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid JSON: {error}.") from error
     frames = meta.get("frames") if isinstance(meta, dict) else None
-    if not frames:
+    if not frames or not isinstance(frames, list):
         raise InputError(f"{path} lists no images. It needs an entry 'frames' with at least one image and its pose.")
     if "camera_model" in meta:
         _check_model(str(meta["camera_model"]), path)
     for index, frame in enumerate(frames):
-        name = frame.get("file_path")
-        if name is None:
-            raise InputError(f"Frame {index} of {path} has no 'file_path'.")
+        name = frame.get("file_path") if isinstance(frame, dict) else None
+        if not isinstance(name, str):
+            raise InputError(f"Frame {index} of {path} has no 'file_path' that names its picture.")
         _check_pose(frame.get("transform_matrix"), f"{name} in {path}")
 
 
@@ -99,8 +99,14 @@ def _check_pose(matrix: Any, name: str) -> None:
         raise InputError(f"The frame {name} has no 'transform_matrix' of 4x4 numbers.")
     if not np.isfinite(pose).all():
         raise InputError(f"The pose of {name} is not finite (NaN or infinity). Remove the frame or find its pose anew.")
-    if abs(np.linalg.det(pose[:3, :3])) < 1e-8:
-        raise InputError(f"The pose of {name} is not a rotation: its matrix is singular.")
+    turn = pose[:3, :3]
+    if np.abs(turn.T @ turn - np.eye(3)).max() > 0.02 or np.linalg.det(turn) < 0:
+        raise InputError(
+            f"The pose of {name} is not a rotation: the first three columns of its 'transform_matrix' are not of "
+            f"length 1 and at right angles, or mirror the picture. Find its pose anew."
+        )
+    if np.abs(pose[3] - (0, 0, 0, 1)).max() > 1e-6:
+        raise InputError(f"The pose of {name} has the last row {pose[3].tolist()} instead of 0 0 0 1.")
 
 
 def check_files(paths: Sequence[Path], kind: str) -> None:
@@ -187,6 +193,8 @@ def has_black_rim(image: torch.Tensor) -> bool:
         image: [H, W, 3] or [H, W, 4], float from 0 to 1 or uint8.
     """
     height, width = image.shape[:2]
+    if min(height, width) < 3:
+        return False
     brightness = image[..., :3].amax(dim=-1).float() / (1.0 if image.is_floating_point() else 255.0)
     rows, columns = max(1, round(0.04 * height)), max(1, round(0.04 * width))
     edges = (

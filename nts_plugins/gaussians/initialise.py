@@ -47,8 +47,13 @@ def from_points(
         scale: factor on the mean distance to the three nearest neighbours.
 
     Raises:
-        InputError: no points, points that are not finite, or colours that do not match the points.
+        InputError: no points, points that are not finite, colours that do not match the points, an opacity or a scale
+            out of range.
     """
+    if not 0.0 < opacity < 1.0:
+        raise InputError(f"Splats cannot start with an opacity of {opacity}; it must lie between 0 and 1.")
+    if not 0.0 < scale < math.inf:
+        raise InputError(f"Splats cannot start {scale} times as wide as their spacing; that must be above 0.")
     if xyz.ndim != 2 or xyz.shape[-1] != 3 or len(xyz) == 0:
         raise InputError(f"Seed points have shape {tuple(xyz.shape)}, expected [N, 3] with N > 0.")
     broken = int((~torch.isfinite(xyz)).any(dim=-1).sum())

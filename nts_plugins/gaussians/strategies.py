@@ -84,6 +84,11 @@ class DefaultConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "refine_every", "reset_every")
+        if not 0 < self.prune_opa < 0.5:
+            raise InputError(
+                f"DefaultConfig.prune_opa is {self.prune_opa}; it must lie above 0 and below 0.5, since opacities are "
+                f"reset to twice that."
+            )
         if isinstance(self.max_splats, int):
             _require_positive(self, "max_splats")
 
@@ -216,7 +221,7 @@ def make_strategy(config: StrategyConfig) -> Strategy:
         from nts_plugins.gaussians._default_strategy import DefaultStrategy
 
         if config.max_splats == "auto":
-            raise InputError('DefaultConfig.max_splats is "auto"; what that means, DefaultConfig.for_data says.')
+            raise InputError('DefaultConfig.max_splats is "auto": resolve it with DefaultConfig.for_data first.')
         return DefaultStrategy(config)
     if isinstance(config, MCMCConfig):
         from nts_plugins.gaussians._mcmc_strategy import MCMCStrategy

@@ -62,9 +62,9 @@ def run(kernel: Callable[..., Any], *arguments: Any) -> None:
     be independent and write to their own places, so that results do not depend on the number of threads.
     """
     counter = np.zeros(1, np.int64)
-    helpers = _borrow(thread_count() - 1)
-    calls = [helper.call(kernel, (counter, *arguments)) for helper in helpers]
+    helpers, calls = _borrow(thread_count() - 1), []
     try:
+        calls += [helper.call(kernel, (counter, *arguments)) for helper in helpers]
         kernel(counter, *arguments)
     finally:
         for call in calls:
@@ -152,7 +152,9 @@ def _borrow(count: int) -> List[_Helper]:
 
 
 def _forget() -> None:
-    """A forked process has none of the threads."""
+    """A forked process has none of the threads, and a lock that another thread held would stay locked in it."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
     _idle.clear()
     _started.clear()
 

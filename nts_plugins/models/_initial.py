@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The splats that training starts with."""
+"""The splats that training starts with, and how their set grows from there."""
 
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians.initialise import from_points, random_in_cube
+from nts_plugins.gaussians.strategies import StrategyConfig
 
 RANDOM_OPACITY = 0.02
 """Opacity of splats that fill space at random. At the usual 0.1 they are a fog that hides the scene from its own
@@ -48,3 +49,19 @@ def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Map
     splats = random_in_cube(config.num_random, config.random_scale * side, **options)
     splats["means"] += torch.tensor(center, dtype=torch.float32)
     return splats
+
+
+def sparsity_of(config: Any, count: int) -> float:
+    """How many times farther than usual ``count`` seed points lie apart, see ``SplatModelConfig.sparse_seeds``."""
+    usual = config.sparse_seeds if config.strategy == "default" else 0
+    return min(max(usual / max(count, 1), 1.0) ** 0.5, 3.0)
+
+
+def strategy_for(
+    config: Any, metadata: Mapping[str, Any], splats: Mapping[str, Tensor], sparsity: float
+) -> StrategyConfig:
+    """The strategy's settings for a capture; arguments as of :func:`initial_splats`, which gave the splats."""
+    if config.strategy == "mcmc":
+        return config.mcmc
+    per_splat = sum(value[0].numel() for value in splats.values())
+    return config.densify.for_data(metadata.get("training_numbers"), per_splat, sparsity)

@@ -4,7 +4,6 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
-import threading
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
 
@@ -32,9 +31,10 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.models._backend import backend_explained
-from nts_plugins.models._initial import initial_splats
+from nts_plugins.models._initial import initial_splats, sparsity_of, strategy_for
 from nts_plugins.rasterization import Raster, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_names, check_state
+from nts_plugins.viewer.controls import SplatControls, in_viewer
 
 
 @dataclass
@@ -118,9 +118,9 @@ class SplatModel(SplatfactoModel):
             raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
-        sparse = config.sparse_seeds if config.strategy == "default" else 0
-        self.sparsity = min(max(sparse / max(len(splats["means"]), 1), 1.0) ** 0.5, 3.0)
-        per_splat = sum(value[0].numel() for value in splats.values())
+        self.sparsity = sparsity_of(config, len(splats["means"]))
+        self.strategy = make_strategy(strategy_for(config, metadata, splats, self.sparsity))
+        self.strategy_state = self.strategy.initialize_state(self.extent)
         self.heads = nn.ModuleDict(
             {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
         )
@@ -130,9 +130,6 @@ class SplatModel(SplatfactoModel):
             {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in splats.items()}
         )
         self.appearance = SphericalHarmonics(config.sh_degree, config.sh_degree_interval)
-        densify = config.densify.for_data(metadata.get("training_numbers"), per_splat, self.sparsity)
-        self.strategy = make_strategy(densify if config.strategy == "default" else config.mcmc)
-        self.strategy_state = self.strategy.initialize_state(self.extent)
         self.camera_optimizer = config.camera_optimizer.setup(num_cameras=self.num_train_data, device="cpu")
         self.background = Background(
             config.background_color, metadata.get("alpha_color"), has_alpha=bool(metadata.get("has_alpha"))
@@ -142,6 +139,7 @@ class SplatModel(SplatfactoModel):
         self.exposes = config.exposure and not metadata.get("has_alpha")
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
+        self.controls = SplatControls(config.sh_degree)
         self.lpips = Lpips()
         self.optimizers: Dict[str, Optimizer] = {}
         self.info: Dict[str, Any] = {}
@@ -206,7 +204,7 @@ class SplatModel(SplatfactoModel):
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
         joint = [head for head in heads if not self.training or head.config.trains_geometry]
         apart = [head for head in heads if head not in joint]
-        gaussians = self._gaussians(params)
+        gaussians = self.controls.resized(self._gaussians(params))
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
         photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
         factors = self.exposure(c2w[0], photograph) if self.exposure is not None and self.exposes else None
@@ -223,7 +221,7 @@ class SplatModel(SplatfactoModel):
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: Optional[OrientedBox] = None) -> Dict[str, Tensor]:
         """Draw for the viewer, rendering and evaluation, what lies inside a box; see :meth:`get_outputs`."""
-        if not is_pinhole(camera) and threading.current_thread() is not threading.main_thread():
+        if not is_pinhole(camera) and in_viewer():
             # An error would end the viewer's drawing thread for good, and with it the viewer.
             CONSOLE.print("[yellow]Splats are drawn through pinhole cameras only: the preview is a perspective one.")
             camera = replace(camera, camera_type=torch.full_like(camera.camera_type, CameraType.PERSPECTIVE.value))
@@ -242,11 +240,12 @@ class SplatModel(SplatfactoModel):
     ) -> Tuple[Raster, Dict[str, Tensor]]:
         """One pass of the rasterizer, and what the heads make of their channels."""
         channels = [head.channels(params) for head in heads]
+        degree = self.controls.degree_of(self.appearance.degree_at(self.step))
         with backend_explained():
             raster = rasterize(
                 gaussians,
                 *view,
-                sh_degree=0 if gaussians.sh_rest is None else self.appearance.degree_at(self.step),
+                sh_degree=0 if gaussians.sh_rest is None else degree,
                 channels=torch.cat(channels, dim=-1) if channels else None,
                 background=background,
                 depth="expected" if with_depth else None,
@@ -264,11 +263,10 @@ class SplatModel(SplatfactoModel):
         return raster, outputs
 
     def _drawn_params(self) -> Mapping[str, Tensor]:
-        """Per-splat values inside the crop box; heads are cropped with the rest."""
-        if self.crop_box is None or self.training:
-            return self.splat_params()
-        inside = self.crop_box.within(self.means).reshape(-1)
-        return {name: value[inside] for name, value in self.splat_params().items()}
+        """Per-splat values inside the crop box, as the viewer wants to see them; heads are cropped with the rest."""
+        params = self.splat_params()
+        keep = None if self.training else self.controls.kept(params, self.crop_box)
+        return params if keep is None else {name: value[keep] for name, value in params.items()}
 
     def splat_params(self) -> Dict[str, Tensor]:
         """Per-splat values [N, ...] by name, those of heads included."""

@@ -158,7 +158,7 @@ def test_viewer_starts_and_finds_every_element(trained: Trained, tmp_path: Path)
         viewer.init_scene(pipeline.datamanager.train_dataset, "completed", pipeline.datamanager.eval_dataset)
         assert len(viewer.camera_handles) == 6
         found = {id(element) for _, element in viewer.viewer_elements}
-        assert {id(element) for element in elements_of(pipeline)} <= found
+        assert elements_of(pipeline) and {id(element) for element in elements_of(pipeline)} <= found
     finally:
         viewer.viser_server.stop()
 

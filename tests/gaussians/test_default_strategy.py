@@ -359,3 +359,9 @@ def test_no_splats_at_all() -> None:
     for step in (0, REFINE, 3000):
         strategy.step_post_backward(training.params, training.optimizers, state, step, pull(0, {}))
     assert state.counts == {"step": 3000, "splats": 0, "duplicated": 0, "split": 0, "pruned": 0}
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, -0.1])
+def test_pruning_below_an_opacity_that_leaves_room_to_reset(value: float) -> None:
+    with pytest.raises(InputError, match="prune_opa"):
+        DefaultConfig(prune_opa=value)

@@ -118,3 +118,9 @@ def test_broken_points_are_named() -> None:
         from_points(torch.rand(5, 3), torch.rand(4, 3))
     with pytest.raises(InputError, match="0 splats"):
         random_in_cube(0)
+
+
+@pytest.mark.parametrize("options", [{"opacity": 0.0}, {"opacity": 1.0}, {"scale": 0.0}, {"scale": -1.0}])
+def test_opacity_and_scale_are_in_range(options: dict) -> None:
+    with pytest.raises(InputError, match="cannot start"):
+        from_points(torch.rand(5, 3), **options)

@@ -2,6 +2,8 @@
 """The conductor: what it draws, what it trains, and what it refuses."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -338,3 +340,34 @@ def test_no_more_numbers_in_splats_than_in_pictures() -> None:
     auto = config(densify=DefaultConfig(max_splats="auto"), sh_degree=3)
     assert make_model(auto, training_numbers=3 * 59_000).strategy.config.max_splats == 3000
     assert make_model(auto).strategy.config.max_splats is None
+
+
+def test_controls_change_what_the_viewer_shows_and_nothing_else() -> None:
+    """The viewer draws in a thread of its own."""
+    model = make_model().eval()
+    codes = torch.linspace(-3, 3, model.num_points)[:, None]
+    model.gauss_params["opacities"].data.copy_(codes)
+
+    def drawn_by_the_viewer() -> torch.Tensor:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(model.get_outputs_for_camera, camera()).result()["accumulation"]
+
+    plain = model.get_outputs_for_camera(camera())["accumulation"]
+    assert torch.equal(drawn_by_the_viewer(), plain)
+    for slider, value in ((model.controls.size, 0.5), (model.controls.faintest, 0.6)):
+        slider.gui_handle = SimpleNamespace(value=value)
+        shown = drawn_by_the_viewer()
+        assert (shown <= plain + 1e-5).all() and shown.mean() < 0.9 * plain.mean()
+        assert torch.equal(model.get_outputs_for_camera(camera())["accumulation"], plain)
+        slider.gui_handle = None
+
+
+def test_the_viewer_shows_fewer_harmonics_on_demand() -> None:
+    model = make_model(config(sh_degree_interval=1)).eval()
+    model.step = 10
+    model.gauss_params["features_rest"].data.normal_()
+    model.controls.degree.gui_handle = SimpleNamespace(value=0)
+    with ThreadPoolExecutor(1) as pool:
+        shown = pool.submit(model.get_outputs_for_camera, camera()).result()["rgb"]
+    model.gauss_params["features_rest"].data.zero_()
+    torch.testing.assert_close(shown, model.get_outputs_for_camera(camera())["rgb"], atol=1e-5, rtol=0)

@@ -113,6 +113,11 @@ class ViewerPage:
         self.page.keyboard.press("Escape")
         return [name.strip() for name in names]
 
+    def slide(self, slider: str, key: str) -> None:
+        """Move a slider of the control panel by a key: Home for the least value, End for the largest."""
+        control = self.page.get_by_text(slider, exact=True).first.evaluate_handle("label => label.htmlFor")
+        self.page.locator(f"[id='{control.json_value()}'] [role=slider]").press(key)
+
     def drag(self, dx: int, dy: int) -> None:
         """Turn the view: drag from the middle of the canvas."""
         x, y = (SIZE[0] - PANEL) // 2, SIZE[1] // 2

@@ -71,6 +71,11 @@ def test_trained_scene_in_the_viewer(chromium: str, run: Path, tmp_path: Path) -
 
             page.choose("Output type", "rgb")
             page.settled(lambda now: difference(now, rgb) < 0.01, "the colours to come back")
+            page.slide("Splat size", "Home")
+            page.settled(lambda now: difference(now, rgb) > 0.01, "the splats to shrink")
+            keep(page, "small")
+            page.slide("Splat size", "End")
+            page.settled(lambda now: difference(now, rgb) < 0.01, "the splats to grow back")
             page.drag(120, 40)
             page.settled(lambda now: shows_scene(now) and difference(now, rgb) > 0.01, "the view to turn")
             keep(page, "turned")

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the viewer's control panel can do to splats: look at how a scene is built, without changing it."""
+
+import threading
+from dataclasses import replace
+from typing import Mapping, Optional
+
+import torch
+from nerfstudio.data.scene_box import OrientedBox
+from nerfstudio.viewer.viewer_elements import ViewerSlider
+from torch import Tensor, nn
+
+from nts_plugins.gaussians import Gaussians
+
+
+def in_viewer() -> bool:
+    """Whether the viewer asks, which draws in a thread of its own; training and the other commands use the main one."""
+    return threading.current_thread() is not threading.main_thread()
+
+
+class SplatControls(nn.Module):
+    """Sliders over how splats are shown. Only what the viewer draws follows them: metrics and renderings never do.
+
+    Args:
+        sh_degree: highest degree of the model's harmonics.
+    """
+
+    def __init__(self, sh_degree: int) -> None:
+        super().__init__()
+        self.size = ViewerSlider(
+            "Splat size", 1.0, 0.05, 1.0, 0.05, hint="Shrink the splats to see where they lie, and how large they are."
+        )
+        self.faintest = ViewerSlider(
+            "Least opacity", 0.0, 0.0, 0.95, 0.05, hint="Hide fainter splats, to see what floats and what is solid."
+        )
+        self.degree = ViewerSlider(
+            "Harmonics", sh_degree, 0, max(sh_degree, 1), 1, hint="Degree of the colour's change with the direction."
+        )
+
+    def kept(self, params: Mapping[str, Tensor], box: Optional[OrientedBox]) -> Optional[Tensor]:
+        """[N] bool, which splats to draw; None for all of them.
+
+        Args:
+            params: with ``means`` [N, 3], scene units, and ``opacities`` [N, 1] (logit).
+            box: what lies outside is not drawn, in the viewer and elsewhere.
+        """
+        inside = None if box is None else box.within(params["means"]).reshape(-1)
+        if not in_viewer() or self.faintest.value <= 0.0:
+            return inside
+        solid = torch.sigmoid(params["opacities"]).reshape(-1) >= self.faintest.value
+        return solid if inside is None else solid & inside
+
+    def resized(self, gaussians: Gaussians) -> Gaussians:
+        """The splats in the size that was asked for."""
+        if not in_viewer() or self.size.value >= 1.0:
+            return gaussians
+        return replace(gaussians, scales=gaussians.scales * self.size.value)
+
+    def degree_of(self, degree: int) -> int:
+        """The harmonics' degree to draw, where the model would draw ``degree``."""
+        return min(degree, int(self.degree.value)) if in_viewer() else degree
