@@ -27,7 +27,7 @@ from PIL import Image
 
 from benchmarks._commands import run_command
 from benchmarks._report import Report
-from nts_plugins.errors import InputError
+from nts_plugins.errors import InputError, describe
 from nts_plugins.evaluation.metrics import psnr
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -121,6 +121,8 @@ def main(options: Options) -> None:
     cases = [
         (case, data) for case in map(Case.parse, options.cases) if (data := locate(case, options.work)) is not None
     ]
+    if not cases:
+        raise InputError(f"None of the cases {describe(list(options.cases))} can be measured here.")
     progress = Progress(rows=finished_rows(report))
     if options.force:
         again = {(case.scene, case.scale) for case, _ in cases}

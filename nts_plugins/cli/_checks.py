@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -229,17 +228,14 @@ def check_cpu_kernels() -> Iterator[Finding]:
 
 
 def check_kernel_cache() -> Iterator[Finding]:
-    from nts_plugins import kernels
+    from nts_plugins.kernels import _cache
 
-    chosen = os.environ.get("NUMBA_CACHE_DIR")
-    beside = Path(_folder(kernels)) / "__pycache__"
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = next((each for each in ([Path(chosen)] if chosen else [beside, home]) if _is_writable(each)), None)
-    if folder is not None:
-        yield Finding("kernel cache", "ok", f"compiled once, then kept in {folder}")
+    text = f"compiled once, then kept in {_cache.location()}"
+    if not _cache.FALLBACK:
+        yield Finding("kernel cache", "ok", text)
     else:
-        text = f"{chosen or beside} is not writable, so kernels cannot be kept and compile at every start"
-        yield _problem("kernel cache", text, "export NUMBA_CACHE_DIR=FOLDER, a folder that you can write to")
+        text += ", since numba can write neither beside the package nor to the home folder; temporary files get lost"
+        yield Finding("kernel cache", "note", text, "export NUMBA_CACHE_DIR=FOLDER, a folder that you can write to")
 
 
 def check_threads() -> Iterator[Finding]:
@@ -349,17 +345,6 @@ def _folder(module: object) -> str:
 def _cores() -> int:
     """Cores that this process may use, which in a container are fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _is_writable(folder: Path) -> bool:
-    """Whether a file can be made in the folder, or in the one where it would be created."""
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def _gsplat_build_exists() -> bool:

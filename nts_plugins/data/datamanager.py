@@ -104,9 +104,10 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         return self.dataset_type(outputs, self.config.camera_res_scale_factor, open_files=pictures)
 
     def setup_train(self) -> None:
-        """Read all training pictures now: a damaged one ends the run before its folder exists."""
+        """Read all pictures now, held-out ones too: a damaged one ends the run before its folder exists."""
         if self.test_mode != "val":
             return
+        _ = self.cached_eval
         sample = self.cached_train[:: max(1, len(self.cached_train) // 8)]
         if sum("mask" not in batch and checks.has_black_rim(batch["image"]) for batch in sample) > len(sample) // 2:
             CONSOLE.print(

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from nts_plugins import compat
 
+SMALLEST_FOR_LPIPS = 32
+"""Pixels on a side below which the backbones' strides leave nothing to compare."""
+
 
 @torch.no_grad()
 def psnr(prediction: Tensor, target: Tensor) -> Tensor:
@@ -40,8 +43,11 @@ class Lpips:
 
     @torch.no_grad()
     def __call__(self, prediction: Tensor, target: Tensor) -> Optional[Tensor]:
-        """Scalar distance of two [H, W, 3] pictures, or None where the backbone's weights are not on this machine."""
+        """Scalar distance of two [H, W, 3] pictures; None where the backbone's weights are not on this machine, or the
+        pictures are smaller than its strides."""
         if self._missing or not self._ready():
+            return None
+        if min(prediction.shape[:2]) < SMALLEST_FOR_LPIPS:
             return None
         images = [picture.clamp(0.0, 1.0).permute(2, 0, 1)[None] for picture in (prediction, target)]
         value = self._metric.to(prediction.device)(*images)
@@ -52,16 +58,18 @@ class Lpips:
         if self._metric is not None:
             return True
         file, url = compat.lpips_backbone(self.net)
-        if not file.is_file():
-            self._missing = True
-            from nerfstudio.utils.rich_utils import CONSOLE
+        problem = f"are not on this machine. Put the file ({url}) into {file.parent}"
+        if file.is_file():
+            from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
-            CONSOLE.print(
-                f"[yellow]LPIPS is left out: its backbone's weights, {file.name}, are not on this machine. "
-                f"Put the file ({url}) into {file.parent}.[/yellow]"
-            )
-            return False
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+            try:
+                network: Any = self.net
+                self._metric = LearnedPerceptualImagePatchSimilarity(net_type=network, normalize=True)
+                return True
+            except Exception as error:
+                problem = f"cannot be read ({type(error).__name__}). Replace {file} by {url}"
+        from nerfstudio.utils.rich_utils import CONSOLE
 
-        self._metric = LearnedPerceptualImagePatchSimilarity(net_type=self.net, normalize=True)  # type: ignore[arg-type]
-        return True
+        CONSOLE.print(f"[yellow]LPIPS is left out: its backbone's weights, {file.name}, {problem}.[/yellow]")
+        self._missing = True
+        return False

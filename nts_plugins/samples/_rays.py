@@ -10,6 +10,8 @@ import math
 from numba import njit
 from numba.core.registry import cpu_target
 
+import nts_plugins.kernels  # noqa: F401, where compiled code is kept
+
 # Taking an array out of a tuple counts a reference, an atomic write each time, which would cost more than the rays.
 # None of these kernels makes or keeps an array, so counting can be turned off, where numba knows the option.
 _UNCOUNTED = {"_nrt": False} if hasattr(cpu_target.options, "_nrt") else {}

@@ -27,6 +27,8 @@ def write(state: Mapping[str, Any], path: Path, *, workspace: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in workspace.glob(".*.ckpt.partial"):
+            leftover.unlink(missing_ok=True)  # of a run that was killed while it saved here
         with written_whole(path, workspace=workspace) as file:
             torch.save(dict(state), file)
     except (OSError, RuntimeError) as error:

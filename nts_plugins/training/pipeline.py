@@ -51,7 +51,7 @@ class SplatPipeline(VanillaPipeline):
 
         if len(data_loader) == 0:
             raise InputError(
-                "There are no evaluation images. Give the data a test split, or evaluate on all of it with --eval-mode."
+                "There are no evaluation images. Give the data a test split: 'test_filenames' in transforms.json, say."
             )
         was_training = self.training
         self.eval()
@@ -59,6 +59,8 @@ class SplatPipeline(VanillaPipeline):
         metrics: List[Dict[str, float]] = []
         rows: List[image_protocol.Row] = []
         for index, (camera, batch) in enumerate(track(data_loader, "Evaluating all images", transient=True)):
+            if index == 0:
+                self._timed_render(camera)  # The first drawing loads or compiles kernels, which is no part of drawing.
             seconds, outputs = self._timed_render(camera)
             scores, pictures = self.model.get_image_metrics_and_images(outputs, batch)
             pixels = int(camera.width.reshape(-1)[0]) * int(camera.height.reshape(-1)[0])

@@ -7,9 +7,10 @@ Class paths in this module are written into every run's config.yml: they are a p
 import contextlib
 import errno
 import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, Literal, Optional, Type
+from typing import Any, Collection, Dict, Iterator, List, Literal, Optional, Type
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
@@ -61,13 +62,8 @@ class SplatTrainerConfig(TrainerConfig):
         folder = self.get_base_dir()
         with _disk_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            try:
-                with checkpoints.written_whole(folder / "config.yml", workspace=folder) as file:
-                    file.write(yaml.dump(self).encode("utf8"))
-            except OSError:
-                with contextlib.suppress(OSError):
-                    folder.rmdir()
-                raise
+            with checkpoints.written_whole(folder / "config.yml", workspace=folder) as file:
+                file.write(yaml.dump(self).encode("utf8"))
 
 
 class SplatTrainer(Trainer):
@@ -86,41 +82,59 @@ class SplatTrainer(Trainer):
             config.machine.device_type = device  # type: ignore[assignment]
         super().__init__(config, local_rank, world_size)
         self._save_failed: Optional[str] = None
+        self._made: List[Path] = []
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
-        """As nerfstudio does; a disk that fills on the way is an error that says so."""
-        with _disk_explained(self.base_dir, only=_FULL):
+        """As nerfstudio does; a disk that fills on the way is an error that says so, and leaves nothing of the run."""
+        with self._no_dead_run(), _disk_explained(self.base_dir, only=_FULL):
             super().setup(test_mode)
 
     def setup_optimizers(self) -> Optimizers:
         """Optimizers whose learning rates fit the scene, and the checkpoint to go on from.
 
-        By now the data has been read, and once the checkpoint has been, the run may be written.
+        By now the data has been read, and once the checkpoint has been, the run may be written. The command ends here
+        when the checkpoint has all iterations already.
         """
         scales = getattr(self.pipeline.model, "learning_rate_scales", dict)()
         groups = scale_learning_rates(self.config.optimizers, scales)
         self.optimizers = Optimizers(groups, self.pipeline.get_param_groups())
         self._resume()
+        if self._start_step >= self.config.max_num_iterations:
+            CONSOLE.print(
+                f"[yellow]Nothing to do: the checkpoint has {self._start_step} iterations, and --max-num-iterations "
+                f"is {self.config.max_num_iterations}. Raise it to train on."
+            )
+            raise SystemExit(0)
         self.config.write_config()
         return self.optimizers
 
     def train(self) -> None:
         """Train until ``max_num_iterations``; nerfstudio 1.1.5 trains that many more when it resumes."""
         remaining = self.config.max_num_iterations - self._start_step
-        if remaining <= 0:
-            CONSOLE.print(
-                f"[yellow]Nothing to do: the checkpoint has {self._start_step} iterations, and --max-num-iterations "
-                f"is {self.config.max_num_iterations}. Raise it to train on."
-            )
-            return
         from nts_plugins.kernels.threads import kernels_only  # numba, which recipes must not import
 
         on_cpu = self.pipeline.model.device.type == "cpu"
         if on_cpu:
             keep_freed_memory()
         threads = kernels_only() if on_cpu else contextlib.nullcontext()
-        with threads, _changed(self.config, max_num_iterations=remaining), _disk_explained(self.base_dir, only=_FULL):
-            super().train()
+        with threads, _changed(self.config, max_num_iterations=remaining):
+            with self._no_dead_run(), _disk_explained(self.base_dir, only=_FULL):
+                super().train()
+
+    @contextlib.contextmanager
+    def _no_dead_run(self) -> Iterator[None]:
+        """A run that ends in an InputError before its first checkpoint leaves none of the folders that it made."""
+        made = [folder for folder in (self.base_dir, *self.base_dir.parents) if not folder.exists()] or self._made
+        self._made = made
+        try:
+            yield
+        except InputError:
+            if made and not list(self.checkpoint_dir.glob("*.ckpt")):
+                shutil.rmtree(self.base_dir, ignore_errors=True)
+                for folder in made[1:]:
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+            raise
 
     def _after_train(self) -> None:
         super()._after_train()

@@ -222,9 +222,10 @@ def test_resuming_after_a_kill_equals_an_uninterrupted_run(
 def test_a_finished_run_is_not_trained_further(trained: Trained, capture: Path, tmp_path: Path, capsys: Any) -> None:
     models = str(trained.folder / "nerfstudio_models")
     options = busy_options(trained.method)
-    run = runs.train(trained.method, capture, tmp_path, STEPS, "--load-dir", models, *options)
-    assert "Nothing to do" in capsys.readouterr().out
-    assert not (run / "nerfstudio_models").exists()
+    with pytest.raises(SystemExit) as caught:
+        runs.train(trained.method, capture, tmp_path / "outputs", STEPS, "--load-dir", models, *options)
+    assert caught.value.code == 0 and "Nothing to do" in capsys.readouterr().out
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_checkpoint_of_another_method_is_refused(trained: Trained, capture: Path, tmp_path: Path) -> None:

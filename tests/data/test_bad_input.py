@@ -37,6 +37,11 @@ def truncate(folder: Path, meta: Dict[str, Any]) -> None:
     path.write_bytes(path.read_bytes()[:-400])
 
 
+def truncate_held_out(folder: Path, meta: Dict[str, Any]) -> None:
+    path = folder / "images/003.png"
+    path.write_bytes(path.read_bytes()[:-400])
+
+
 def rotate(folder: Path, meta: Dict[str, Any]) -> None:
     path = folder / "images/002.png"
     Image.open(path).rotate(90, expand=True).save(path)
@@ -65,6 +70,7 @@ FAULTS = {
     "missing image": (lambda folder, meta: (folder / "images/002.png").unlink(), "images/002.png does not exist"),
     "empty image": (write_bytes("images/002.png", b""), "images/002.png cannot be read"),
     "not an image": (write_bytes("images/002.png", b"hello"), "images/002.png cannot be read"),
+    "half a held-out image": (truncate_held_out, "images/003.png cannot be read"),
     "half an image": (truncate, "images/002.png cannot be read"),
     "rotated image": (rotate, "002.png is 36x48 pixels, but its camera is 48x36.*EXIF"),
     "wrong size": (edit(lambda meta: meta.update(w=50)), "000.png is 48x36 pixels, but its camera is 50x36"),

@@ -162,3 +162,9 @@ def test_moments_of_other_splats_are_refused() -> None:
     saved["state"] = {1: {"exp_avg": torch.zeros(5, 3)}}
     with pytest.raises(InputError, match="damaged"):
         checkpoints.check_moments({"means": saved}, {"means": optimizer})
+
+
+def test_what_a_kill_left_is_removed_by_the_next_save(tmp_path: Path) -> None:
+    (tmp_path / ".step-000000001.ckpt.partial").write_bytes(b"half")
+    checkpoints.write(STATE, tmp_path / "step-000000002.ckpt", workspace=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000002.ckpt"]

@@ -116,18 +116,26 @@ def test_a_full_disk_at_the_start_leaves_no_run(capture: Path, tmp_path: Path, m
     monkeypatch.setattr(checkpoints.os, "fsync", full)
     with pytest.raises(InputError, match="Cannot write the run to .*No space left.*--output-dir"):
         runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
-    assert not list(tmp_path.glob("outputs/capture/splat/*"))
+    assert not (tmp_path / "outputs").exists()
 
 
-def test_a_disk_that_fills_while_the_run_is_set_up_is_explained(
-    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "place",
+    [
+        "nerfstudio.utils.writer.setup_event_writer",
+        "nerfstudio.data.dataparsers.base_dataparser.DataparserOutputs.save_dataparser_transform",
+    ],
+)
+def test_a_disk_that_fills_while_the_run_begins_leaves_no_run(
+    capture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
 ) -> None:
     def full(*arguments: Any, **options: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("nerfstudio.utils.writer.setup_event_writer", full)
+    monkeypatch.setattr(place, full)
     with pytest.raises(InputError, match="Cannot write the run to .*No space left"):
         runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
+    assert not (tmp_path / "outputs").exists()
 
 
 @pytest.mark.parametrize(

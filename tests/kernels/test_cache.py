@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiled kernels find a place even where nothing but temporary files can be written."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+from numba import config
+
+from nts_plugins.kernels import _cache
+
+
+@pytest.fixture
+def nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """numba finds no place by itself; the folder of temporary files is another one."""
+    original = _cache.location
+
+    def location() -> "Path | None":
+        if not config.CACHE_DIR:
+            raise RuntimeError("cannot cache function '_probe': no locator available")
+        return original()
+
+    monkeypatch.setattr(_cache, "location", location)
+    monkeypatch.setattr(config, "CACHE_DIR", "")
+    monkeypatch.setattr(_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(_cache.tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+def test_nothing_changes_where_numba_finds_a_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = config.CACHE_DIR
+    assert not _cache.ensure() and config.CACHE_DIR == before
+
+
+def test_without_a_place_kernels_go_to_a_folder_of_the_users_own(nowhere: Path) -> None:
+    assert _cache.ensure()
+    folder = Path(config.CACHE_DIR)
+    assert folder.parent == nowhere and stat.S_IMODE(folder.stat().st_mode) == 0o700
+    place = _cache.location()
+    assert place is not None and folder in place.parents
+    assert not _cache.ensure(), "it is found again"
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="temporary files are the user's own on Windows")
+def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
+    """What lies in it is run."""
+    shared = nowhere / f"nts-kernels-{os.getuid()}"
+    shared.mkdir()
+    shared.chmod(0o777)
+    assert _cache.ensure() and Path(config.CACHE_DIR) != shared
+    assert stat.S_IMODE(Path(config.CACHE_DIR).stat().st_mode) == 0o700
