@@ -10,9 +10,9 @@ from typing import Optional, Sequence
 
 import tyro
 
-from nts_plugins.cli._errors import UserError
 from nts_plugins.cli.doctor import Doctor
 from nts_plugins.cli.sample import Sample
+from nts_plugins.errors import InputError
 
 COMMANDS = {"sample": Sample, "doctor": Doctor}
 """Name of the subcommand to its class; the class's docstring is its help."""
@@ -35,7 +35,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     )
     try:
         return command.run()
-    except UserError as error:
+    except InputError as error:
         print(f"nts: {error}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:

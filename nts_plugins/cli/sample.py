@@ -4,11 +4,11 @@
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator, Literal, Optional, Tuple
+from typing import Callable, Dict, Iterator, Literal, Optional, Tuple
 
 import tyro
 
-from nts_plugins.cli._errors import UserError
+from nts_plugins.errors import InputError
 from nts_plugins.samples import GalleryConfig
 
 _DEFAULT = GalleryConfig()
@@ -53,23 +53,25 @@ class Sample:
     """Replace another sample that is in the folder."""
 
     def run(self) -> int:
-        """Write the sample and say what to do with it. Raises UserError when it cannot be written."""
+        """Write the sample and say what to do with it. Raises InputError when it cannot be written."""
         from nts_plugins.samples import PhotographMissing, SampleError, write_gallery
 
         try:
             config = self._config()
         except ValueError as error:
-            raise UserError(str(error)) from error
+            raise InputError(str(error)) from error
         try:
             with _progress() as progress:
                 written = write_gallery(
                     self.folder, config, overwrite=self.overwrite, threads=self.threads, progress=progress
                 )
         except (SampleError, PhotographMissing) as error:
-            raise UserError(str(error)) from error
+            raise InputError(str(error)) from error
         held_out = sum(config.is_test(view) for view in range(config.views))
         state = "is ready" if written else "was there already, complete; nothing was done"
         print(f"{self.folder} {state}: {config.views} views, {held_out} of them held out.")
+        if held_out == 0:
+            print("ns-eval will score the views that were trained on: a lower --test-every holds some out.")
         print(f"Train on it with: ns-train splat --data {self.folder}")
         return 0
 
@@ -105,7 +107,7 @@ def parse_size(text: str) -> Tuple[int, int]:
 @contextmanager
 def _progress() -> Iterator[Callable[[str, int, int], None]]:
     """Bars with the time left, one a stage; where there is no terminal, only what they show at the end."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
     from rich.progress import TimeElapsedColumn as Elapsed
     from rich.progress import TimeRemainingColumn as Remaining
 
@@ -118,12 +120,14 @@ def _progress() -> Iterator[Callable[[str, int, int], None]]:
         Remaining(),
     )
     with Progress(*columns) as bars:
-        tasks = {stage: bars.add_task(label, total=None, start=False) for stage, label in _STAGES.items()}
+        tasks: Dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
-            task = tasks[stage]
-            if not bars.tasks[task].started:
-                bars.start_task(task)
-            bars.update(task, completed=done, total=total)
+            # From the first news on: what cannot begin, or is done already, shows no bars.
+            if not tasks:
+                tasks.update({each: bars.add_task(text, total=None, start=False) for each, text in _STAGES.items()})
+            if not bars.tasks[tasks[stage]].started:
+                bars.start_task(tasks[stage])
+            bars.update(tasks[stage], completed=done, total=total)
 
         yield tell

@@ -3,6 +3,7 @@
 
 import os
 import shutil
+import socket
 import tempfile
 import time
 from contextlib import contextmanager
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import Iterator
 
 STALE_SECONDS = 3600.0
-"""A killed run leaves its hidden work folder behind; the next run for the same place removes it after this long."""
+"""A killed run leaves its hidden work folder behind. The next run for the same place removes it, at once where the
+process was one of this machine, and after this long where nobody knows whether it still lives."""
 
 
 @contextmanager
@@ -24,8 +26,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         OSError: from the file system, for instance when the place cannot be written or the disk is full.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".{target.name}.partial-"
-    _remove_stale(target.parent, prefix)
+    remove_leftovers(target)
+    prefix = f"{_prefix(target)}{_machine()}-{os.getpid()}-"
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield work
@@ -52,8 +54,37 @@ def _replace(work: Path, target: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _remove_stale(parent: Path, prefix: str) -> None:
-    for leftover in parent.glob(prefix + "*"):
-        folders = [leftover, *(path for path in leftover.iterdir() if path.is_dir())] if leftover.is_dir() else []
-        if folders and time.time() - max(path.stat().st_mtime for path in folders) > STALE_SECONDS:
+def remove_leftovers(target: Path) -> None:
+    """Remove the hidden folders that killed runs for the same place left behind."""
+    for leftover in target.parent.glob(_prefix(target) + "*"):
+        machine, _, process = leftover.name[len(_prefix(target)) :].rpartition("-")[0].rpartition("-")
+        known = machine == _machine() and process.isdecimal()
+        if not _lives(int(process)) if known else _age(leftover) > STALE_SECONDS:
             shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _prefix(target: Path) -> str:
+    return f".{target.name}.partial-"
+
+
+def _machine() -> str:
+    return "".join(letter for letter in socket.gethostname() if letter.isalnum())
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this machine is still there; on Windows nobody can be asked without harm."""
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _age(folder: Path) -> float:
+    """Seconds since anything was made in a folder."""
+    folders = [folder, *(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
+    return time.time() - max((path.stat().st_mtime for path in folders), default=time.time())

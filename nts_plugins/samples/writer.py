@@ -10,8 +10,9 @@ from typing import Any, Callable, Dict, List, Optional
 import numpy as np
 from numpy.typing import NDArray
 
+from nts_plugins.errors import describe
 from nts_plugins.samples._config import GalleryConfig
-from nts_plugins.samples._folder import whole_folder
+from nts_plugins.samples._folder import remove_leftovers, whole_folder
 from nts_plugins.samples._readme import README
 from nts_plugins.samples._threads import in_threads
 from nts_plugins.samples.cameras import Camera
@@ -63,6 +64,8 @@ def write_gallery(
     target = Path(folder).expanduser().resolve()
     tell = progress or (lambda stage, done, total: None)
     try:
+        if target.parent.is_dir():
+            remove_leftovers(target)
         if _is_finished(target, config):
             return False
         _check_target(target, overwrite)
@@ -87,6 +90,19 @@ def _check_target(target: Path, overwrite: bool) -> None:
         raise SampleError(
             f"{target} holds another or a changed sample. Choose another folder, or replace it with --overwrite."
         )
+    others = _other_files(target)
+    if others:
+        raise SampleError(
+            f"{target} also holds files that are not the sample's, which are never removed: {describe(others)}. Move "
+            f"them, or choose another folder."
+        )
+
+
+def _other_files(target: Path) -> List[str]:
+    """Files in a sample's folder that the sample did not write."""
+    own = {"sample.json", *(_manifest(target) or {}).get("sha256", {})}
+    files = (path.relative_to(target).as_posix() for path in sorted(target.rglob("*")) if not path.is_dir())
+    return [name for name in files if name not in own]
 
 
 def _manifest(target: Path) -> Optional[Dict[str, Any]]:

@@ -226,7 +226,7 @@ def test_the_old_sample_survives_a_failed_replacement(tmp_path, without_pictures
     assert (folder / "images" / "frame_00001.png").is_file() and hidden(tmp_path) == []
 
 
-def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, without_pictures, monkeypatch):
+def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, without_pictures):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom nts_plugins.samples._folder import whole_folder\n"
         "with whole_folder(Path(sys.argv[1])) as work:\n"
@@ -239,10 +239,29 @@ def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, with
     process.wait()
     assert not target.exists() and len(hidden(tmp_path)) == 1
     write_gallery(target, TINY)
-    assert len(hidden(tmp_path)) == 1, "what may belong to a run that is still going is kept"
-    monkeypatch.setattr(folder_module, "STALE_SECONDS", -1.0)
-    write_gallery(tmp_path / "gallery", DYNAMIC, overwrite=True)
     assert hidden(tmp_path) == [] and (target / "sample.json").is_file()
+
+
+def test_what_may_belong_to_a_run_that_still_goes_is_kept(tmp_path, without_pictures, monkeypatch):
+    target = tmp_path / "gallery"
+    own = f".gallery.partial-{folder_module._machine()}-{os.getpid()}-abc"
+    for name in (own, ".gallery.partial-elsewhere-1-abc", ".gallery.partial-abc"):
+        (tmp_path / name).mkdir()
+    write_gallery(target, TINY)
+    assert len(hidden(tmp_path)) == 3
+    monkeypatch.setattr(folder_module, "STALE_SECONDS", -1.0)
+    write_gallery(target, TINY)
+    assert [path.name for path in hidden(tmp_path)] == [own], "also where the sample is there already"
+
+
+def test_files_among_those_of_a_sample_are_never_removed(tmp_path, without_pictures):
+    target = tmp_path / "gallery"
+    write_gallery(target, TINY)
+    (target / "outputs").mkdir()
+    (target / "outputs" / "mine.ckpt").write_text("mine")
+    with pytest.raises(SampleError, match="not the sample's, which are never removed: outputs/mine.ckpt"):
+        write_gallery(target, DYNAMIC, overwrite=True)
+    assert (target / "outputs" / "mine.ckpt").read_text() == "mine"
 
 
 def test_a_polite_kill_of_the_command_leaves_nothing(tmp_path):
