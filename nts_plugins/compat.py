@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Iterator
+from typing import Iterator, Optional
 
 _torchvision_ops = None
 """Keeps the operator definitions of :func:`make_torchvision_importable` alive for the life of the process."""
@@ -65,6 +65,18 @@ def version_of(distribution: str) -> tuple[int, ...]:
             break
         numbers.append(int(digits))
     return tuple(numbers)
+
+
+def cuda_of_torch() -> Optional[str]:
+    """The version of CUDA that torch was built for; None for a CPU build."""
+    import torch
+
+    return torch.version.cuda
+
+
+def torchvision_of_torch() -> tuple[int, int]:
+    """The release of torchvision that belongs to the installed torch: 0.15 to torch 2.0, 0.16 to 2.1, and so on."""
+    return 0, version_of("torch")[1] + 15
 
 
 def method_entry_points() -> "list[tuple[metadata.EntryPoint, str]]":

@@ -109,7 +109,7 @@ WALLS = (
         rooms=("nts_plugins",),
         forbidden=("importlib.metadata", "importlib_metadata", "packaging", "pkg_resources", "torch.version"),
         why="compat.py alone knows versions",
-        example="from importlib import metadata",
+        example="import torch\nbuilt_for = torch.version.cuda",
         allowed_in=("nts_plugins.compat",),
     ),
 )
@@ -160,6 +160,12 @@ class _ImportReader(ast.NodeVisitor):
         base = self.package.split(".")[: len(self.package.split(".")) - (node.level - 1)] if node.level else []
         for alias in node.names:
             self._add(".".join([*base, *([node.module] if node.module else []), alias.name]), node)
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        """``torch.version`` is a module that comes with torch, and counts as imported where it is used."""
+        if ast.unparse(node) == "torch.version":
+            self._add("torch.version", node)
+        self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> None:
         if ast.unparse(node.func) in ("importlib.import_module", "import_module", "__import__") and node.args:

@@ -82,7 +82,7 @@ def check_torch_device() -> Iterator[Finding]:
     has_driver = Path("/proc/driver/nvidia/version").exists() or shutil.which("nvidia-smi") is not None
     if torch.cuda.is_available():
         name, (major, minor) = torch.cuda.get_device_name(), torch.cuda.get_device_capability()
-        text = f"{name}, compute capability {major}.{minor}, torch built for CUDA {torch.version.cuda}"
+        text = f"{name}, compute capability {major}.{minor}, torch built for CUDA {compat.cuda_of_torch()}"
         built_for = [
             arch for arch in torch.cuda.get_arch_list() if re.fullmatch(rf"(sm|compute)_{major}\d[a-z]?", arch)
         ]
@@ -91,19 +91,17 @@ def check_torch_device() -> Iterator[Finding]:
         else:
             fix = "install a newer torch, built for this GPU, or set CUDA_VISIBLE_DEVICES= to use the CPU"
             yield _problem("device", f"{text}, which has no kernels for this GPU", fix, blocks=True)
-    elif has_driver and torch.version.cuda is None:
+    elif has_driver and compat.cuda_of_torch() is None:
         fix = "install a CUDA build of torch to use the GPU; the CPU works meanwhile"
         yield Finding("device", "note", "CPU: there is an NVIDIA driver, but this torch is a CPU build", fix)
     elif has_driver:
-        fix = f"update the NVIDIA driver to one for CUDA {torch.version.cuda}; the CPU works meanwhile"
+        fix = f"update the NVIDIA driver to one for CUDA {compat.cuda_of_torch()}; the CPU works meanwhile"
         yield Finding("device", "note", "CPU: there is an NVIDIA driver, but torch finds no usable GPU", fix)
     else:
         yield Finding("device", "ok", "CPU, no NVIDIA GPU here")
 
 
 def check_torchvision() -> Iterator[Finding]:
-    import torch
-
     try:
         import torchvision
 
@@ -111,14 +109,12 @@ def check_torchvision() -> Iterator[Finding]:
             "torchvision", "ok", f"{_text(compat.version_of('torchvision'))} loads from {_folder(torchvision)}"
         )
     except Exception as error:  # it fails with RuntimeError, OSError or ImportError
-        torch_version = compat.version_of("torch")
-        if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0" and torch.version.cuda is None:
+        if os.environ.get("TORCH_DEVICE_BACKEND_AUTOLOAD") == "0" and compat.cuda_of_torch() is None:
             fix = "unset TORCH_DEVICE_BACKEND_AUTOLOAD"
-        elif torch_version < (2, 5) and torch.version.cuda is None:
+        elif compat.version_of("torch") < (2, 5) and compat.cuda_of_torch() is None:
             fix = "pip install --upgrade 'torch>=2.5' torchvision"
         else:
-            # torchvision 0.15 belongs to torch 2.0, 0.16 to torch 2.1, and so on.
-            fix = f"pip install --force-reinstall --no-deps torchvision=={_text((0, torch_version[1] + 15))}.*"
+            fix = f"pip install --force-reinstall --no-deps torchvision=={_text(compat.torchvision_of_torch())}.*"
         yield _problem("torchvision", _one_line(error), fix, blocks=True)
 
 
@@ -198,11 +194,11 @@ def check_gsplat_kernels() -> Iterator[Finding]:
         return
     nvcc = _nvcc_version()
     if nvcc is None:
-        fix = f"install the CUDA toolkit {torch.version.cuda} so that nvcc is on PATH, or set CUDA_VISIBLE_DEVICES="
+        fix = f"install the CUDA toolkit {compat.cuda_of_torch()} so that nvcc is on PATH, or set CUDA_VISIBLE_DEVICES="
         yield _problem(name, "not built, and there is no nvcc to build them", fix, blocks=True)
-    elif nvcc[0] != int((torch.version.cuda or "0").split(".", maxsplit=1)[0]):
-        fix = f"install the CUDA toolkit {torch.version.cuda} and put its nvcc first on PATH"
-        yield _problem(name, f"nvcc is of CUDA {_text(nvcc)}, torch of CUDA {torch.version.cuda}", fix, blocks=True)
+    elif nvcc[0] != int((compat.cuda_of_torch() or "0").split(".", maxsplit=1)[0]):
+        fix = f"install the CUDA toolkit {compat.cuda_of_torch()} and put its nvcc first on PATH"
+        yield _problem(name, f"nvcc is of CUDA {_text(nvcc)}, torch of CUDA {compat.cuda_of_torch()}", fix, blocks=True)
     else:
         text = "will compile on first use, once: 5 to 30 minutes"
         yield Finding(name, "note", text, "python -c 'import gsplat.cuda._backend' compiles them now")
