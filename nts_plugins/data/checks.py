@@ -146,6 +146,7 @@ def check_cameras(cameras: Cameras, names: Sequence[Path]) -> None:
 
 
 def check_scale_factor(scale_factor: float) -> None:
+    """Pictures are made smaller, never larger."""
     if not (math.isfinite(scale_factor) and 0.0 < scale_factor <= 1.0):
         raise InputError(
             f"camera_res_scale_factor={scale_factor:g} is not in (0, 1]: 0.5 halves the width and the height."

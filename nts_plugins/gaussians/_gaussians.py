@@ -58,6 +58,7 @@ class Gaussians:
 
     @property
     def device(self) -> torch.device:
+        """That of the means; all tensors are on it."""
         return self.means.device
 
     @property
@@ -83,6 +84,7 @@ class Gaussians:
         return self.map(lambda tensor: tensor[index])
 
     def detach(self) -> "Gaussians":
+        """The same values without their graph."""
         return self.map(lambda tensor: tensor.detach())
 
     def to(self, *args, **kwargs) -> "Gaussians":

@@ -42,8 +42,10 @@ def l1_and_ssim(prediction: Tensor, target: Tensor) -> Tuple[Tensor, Tensor]:
     A picture with a side below 11 pixels holds no window; its similarity is 1 and passes no gradient.
 
     Raises:
-        ValueError: when the pictures differ in shape.
+        ValueError: when the pictures differ in shape, or the target holds whole numbers.
     """
+    if not target.is_floating_point():
+        raise ValueError(f"The target is {target.dtype}; pictures are float from 0 to 1: divide by 255.")
     if prediction.shape != target.shape or prediction.ndim != 3:
         raise ValueError(
             f"Pictures must both be [H, W, C]; prediction has {tuple(prediction.shape)}, target {tuple(target.shape)}."

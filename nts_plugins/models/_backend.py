@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Iterator
 
 from nts_plugins.errors import InputError
-from nts_plugins.rasterization import BackendUnavailable
+from nts_plugins.rasterization import BackendUnavailable, UnknownBackend
 
 
 @contextmanager
@@ -13,6 +13,8 @@ def backend_explained() -> Iterator[None]:
     """Turn the library's error into one that ends a command with a message."""
     try:
         yield
+    except UnknownBackend as error:
+        raise InputError(str(error)) from error
     except BackendUnavailable as error:
         raise InputError(
             f"{error} ns-train uses another device with --machine.device-type; the other commands take the GPU "

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The splats that training starts with, and how their set grows from there."""
+"""Where training starts: settings in range, the first splats, and how their set grows from there."""
 
+import math
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor
 
+from nts_plugins.errors import InputError
 from nts_plugins.gaussians.initialise import from_points, random_in_cube
 from nts_plugins.gaussians.strategies import StrategyConfig
 
@@ -20,6 +22,31 @@ instead of 26.3 / .849 on llff_fern, SSIM .877 instead of .873 on fox and .520 i
 same PSNR; 0.35 and 0.7 were no better."""
 
 SeedPoints = Tuple[Tensor, Tensor]
+
+_RANGES = {
+    "sh_degree": (0, 3),
+    "ssim_lambda": (0.0, 1.0),
+    "num_downscales": (0, 8),
+    "resolution_schedule": (1, math.inf),
+    "sh_degree_interval": (1, math.inf),
+    "sparse_seeds": (0, math.inf),
+    "scale_regularization_every": (1, math.inf),
+}
+"""Least and largest value of settings that would otherwise fail later, or train to nonsense."""
+
+
+def check_settings(config: Any) -> None:
+    """The settings of a :class:`~nts_plugins.models.splat.SplatModelConfig` are in range.
+
+    Raises:
+        InputError: naming the first that is not, as it is spelled on the command line.
+    """
+    for name, (least, largest) in _RANGES.items():
+        value = getattr(config, name)
+        if not least <= value <= largest:
+            option = f"--pipeline.model.{name.replace('_', '-')}"
+            limit = f"from {least} to {largest}" if math.isfinite(largest) else f"at least {least}"
+            raise InputError(f"{option} is {value}; it must be {limit}.")
 
 
 def initial_splats(config: Any, seed_points: Optional[SeedPoints], metadata: Mapping[str, Any]) -> Dict[str, Tensor]:

@@ -24,14 +24,13 @@ from nts_plugins.appearance.exposure import Exposure, expose
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
 from nts_plugins.data.cameras import View, is_pinhole, view_of
 from nts_plugins.data.pyramid import ResolutionSchedule, Targets
-from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import Lpips, psnr
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.models._backend import backend_explained
-from nts_plugins.models._initial import initial_splats, sparsity_of, strategy_for
+from nts_plugins.models._initial import check_settings, initial_splats, sparsity_of, strategy_for
 from nts_plugins.rasterization import Raster, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_names, check_state
 from nts_plugins.viewer.controls import SplatControls, in_viewer
@@ -114,8 +113,7 @@ class SplatModel(SplatfactoModel):
         metadata: Mapping[str, Any] = self.kwargs.get("metadata") or {}
         with backend_explained():
             select_backend(self.kwargs.get("device", "cpu"), config.backend)
-        if not 0 <= config.sh_degree <= 3:
-            raise InputError(f"--pipeline.model.sh-degree is {config.sh_degree}; degrees 0 to 3 can be drawn.")
+        check_settings(config)
         self.extent = float(metadata.get("camera_extent", 1.0))
         splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
         self.sparsity = sparsity_of(config, len(splats["means"]))

@@ -6,7 +6,7 @@ pixel centres at +0.5, intrinsics in pixels.
 """
 
 from nts_plugins.rasterization._api import lift, lift_ids, rasterize
-from nts_plugins.rasterization._backends import BackendUnavailable, available_backends, select_backend
+from nts_plugins.rasterization._backends import BackendUnavailable, UnknownBackend, available_backends, select_backend
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules
 from nts_plugins.rasterization.rules import GSPLAT_1_4, GSPLAT_1_5, installed_rules
 
@@ -18,6 +18,7 @@ __all__ = [
     "LiftedIds",
     "Raster",
     "Rules",
+    "UnknownBackend",
     "available_backends",
     "installed_rules",
     "lift",

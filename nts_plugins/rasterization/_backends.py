@@ -22,6 +22,10 @@ class BackendUnavailable(ValueError):
     """The backend asked for does not exist, or cannot draw on this device."""
 
 
+class UnknownBackend(BackendUnavailable):
+    """There is no backend of that name."""
+
+
 def available_backends() -> Dict[str, Optional[str]]:
     """Every backend by name; the value is None where it can run here, else the reason why it cannot."""
     return {
@@ -56,7 +60,7 @@ def select_backend(device: Union[str, torch.device], backend: Optional[str] = No
     if backend == "auto":
         return {"cuda": "gsplat", "cpu": "cpu"}.get(kind, "reference")
     if backend not in _MODULES:
-        raise BackendUnavailable(f"Unknown backend {source}{backend}. Choose one of auto, {', '.join(_MODULES)}.")
+        raise UnknownBackend(f"Unknown backend {source}{backend}. Choose one of auto, {', '.join(_MODULES)}.")
     needed = {"cpu": "cpu", "gsplat": "cuda"}.get(backend, kind)
     if needed != kind:
         raise BackendUnavailable(

@@ -31,6 +31,8 @@ class View(NamedTuple):
 
 
 def project(gaussians: Gaussians, viewmat: Tensor, K: Tensor, settings: Settings) -> View:
+    """Project splats into one camera (``viewmat`` [4, 4], ``K`` [3, 3]). Differentiable with respect to the Gaussians
+    and ``viewmat``."""
     means2d, centres, depths, conics, opacities, radii = _Project.apply(
         gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, viewmat, K.detach(), settings
     )
@@ -154,4 +156,5 @@ def as_array(tensor: Tensor) -> np.ndarray:
 
 
 def flat(tensor: Tensor) -> np.ndarray:
+    """:func:`as_array` with one axis."""
     return as_array(tensor).reshape(-1)

@@ -23,6 +23,7 @@ class Rules:
     transmittance_stop: float = 1e-4
     """A pixel is finished before the splat that would bring its transmittance to this or below."""
     tile_size: int = 16
+    """Pixels along the side of a tile, whose splats are listed together; ``info`` names it."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,9 @@ class Settings:
     absgrad: bool = False
     """Also leave the sum of absolute pixel gradients in ``info["means2d"].absgrad`` after backward."""
     near_plane: float = 0.01
+    """Splats whose centre is nearer to the camera's plane are not drawn, scene units."""
     far_plane: float = 1e10
+    """The same for farther ones."""
     eps2d: float = 0.3
     """Pixels squared added to the diagonal of every projected covariance."""
     radius_clip: float = 0.0

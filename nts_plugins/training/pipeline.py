@@ -5,9 +5,10 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 import time
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Dict, Iterator, List, Optional, Type
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -69,7 +70,8 @@ class SplatPipeline(VanillaPipeline):
             if output_path is not None:
                 _save(pictures, output_path, image_prefix, index)
         if output_path is not None:
-            image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
+            with _writing(output_path / PER_IMAGE_FILE):
+                image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
         self.train(was_training)
         return image_protocol.average(metrics, with_std=get_std)
 
@@ -98,6 +100,20 @@ def _restore_background(model: Any) -> None:
 def _save(pictures: Dict[str, torch.Tensor], folder: Path, prefix: str, index: int) -> None:
     from torchvision.utils import save_image
 
-    folder.mkdir(parents=True, exist_ok=True)
     for name, picture in pictures.items():
-        save_image(picture.permute(2, 0, 1).cpu(), folder / f"{prefix}_{name}_{index:04d}.png")
+        path = folder / f"{prefix}_{name}_{index:04d}.png"
+        with _writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            save_image(picture.permute(2, 0, 1).cpu(), path)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Say what to do where a file cannot be written, and leave no half of it."""
+    try:
+        yield
+    except OSError as error:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise InputError(f"Cannot write {path}: {reason}. Free space there, or choose another folder.") from error

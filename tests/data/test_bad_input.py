@@ -86,6 +86,7 @@ FAULTS = {
     "frame of words": (edit(lambda meta: meta["frames"].__setitem__(4, "004.png")), "Frame 4 .* no 'file_path'"),
     "file_path of a number": (edit(lambda meta: meta["frames"][4].update(file_path=4)), "Frame 4 .* no 'file_path'"),
     "frames by name": (edit(lambda meta: meta.update(frames={"0": meta["frames"][0]})), "lists no images"),
+    "missing points": (edit(lambda meta: meta.update(ply_file_path="no.ply")), "no file of seed points .*no.ply"),
     "fisheye": (edit(lambda meta: meta.update(camera_model="OPENCV_FISHEYE")), "OPENCV_FISHEYE.*pinhole.*[Uu]ndistort"),
     "panorama": (edit(lambda meta: meta.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR.*pinhole"),
     "unknown camera": (edit(lambda meta: meta.update(camera_model="KINOPTIK")), "unknown camera_model 'KINOPTIK'"),

@@ -89,3 +89,18 @@ def test_with_weights_lpips_is_measured(hub: Path) -> None:
     assert math.isfinite(value) and value > 0
     assert images.compare(target, target, lpips)["lpips"] == pytest.approx(0.0, abs=1e-6)
     assert images.compare(prediction, target, lpips)["lpips"] == pytest.approx(value), "each picture by itself"
+
+
+def test_damaged_weights_leave_lpips_out(hub: Path, capsys: pytest.CaptureFixture) -> None:
+    file, _ = compat.lpips_backbone("alex")
+    hub.mkdir()
+    file.write_bytes(b"half of a download")
+    lpips = Lpips()
+    for _ in range(2):
+        assert list(images.compare(*pair(64, 64), lpips)) == ["psnr", "ssim"]
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("LPIPS is left out") == 1 and "cannot be read" in said and file.name in said
+
+
+def test_pictures_too_small_for_lpips_have_none() -> None:
+    assert Lpips("squeeze")(*pair(20, 40)) is None

@@ -102,3 +102,8 @@ def test_no_second_derivatives_are_made_up() -> None:
     prediction = torch.rand(20, 20, 3, requires_grad=True)
     with pytest.raises(RuntimeError, match="second derivatives"):
         torch.autograd.grad(photometric_loss(prediction, torch.rand(20, 20, 3)), prediction, create_graph=True)
+
+
+def test_targets_of_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="divide by 255"):
+        photometric_loss(torch.rand(20, 20, 3), torch.zeros(20, 20, 3, dtype=torch.uint8))
