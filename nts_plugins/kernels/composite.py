@@ -113,7 +113,8 @@ def composite_forward(
         sums[:] = _F(0)
         for b in range(BLOCKS):
             unfinished[b] = left[b * LANES] > 0
-        used[tile] = 0
+        # Neighbours in ``used`` share a cache line, and two threads writing to it all the time would slow both down.
+        entries = 0
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
             gather_values(values, channels, words, start, stop, local_values, stride)
@@ -128,10 +129,11 @@ def composite_forward(
                 )  # fmt: skip
                 if n > 0:
                     accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)
-                    used[tile] = max(used[tile], start - offsets[tile] + picked[n - 1] + 1)
+                    entries = max(entries, start - offsets[tile] + picked[n - 1] + 1)
                 any_unfinished |= unfinished[b]
             if not any_unfinished:
                 break
+        used[tile] = entries
         write_tile(sums, left, x0, y0, width, height, channels, stride, background, image, behind)
 
 

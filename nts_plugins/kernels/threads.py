@@ -19,10 +19,12 @@ import numpy as np
 import torch
 from numba import njit
 
-from nts_plugins.kernels.vectors import pause, peek
+from nts_plugins.kernels.vectors import fetch_add, pause, peek
 
 _LOOKS = 1500
 """How often a waiting thread looks before it sleeps; each time takes 20 to 50 ns."""
+_RESTING = -1
+"""What the counter says while there is nothing to draw."""
 
 _cores = os.cpu_count() or 1
 _lock = threading.Lock()
@@ -59,30 +61,28 @@ def run(kernel: Callable[..., Any], *arguments: Any) -> None:
     """Call ``kernel(counter, *arguments)`` in every thread until its work is used up.
 
     ``counter`` is an int64 array of one zero; the kernel draws pieces with ``fetch_add(counter, 0, 1)``. Pieces must
-    be independent and write to their own places, so that results do not depend on the number of threads.
+    be independent and write to their own places, so that results do not depend on the number of threads. While one
+    thread has the helpers, others call their kernels alone.
     """
-    counter = np.zeros(1, np.int64)
-    helpers, calls = _borrow(thread_count() - 1), []
+    wanted = thread_count() - 1
+    if wanted < 1 or not _team.free.acquire(blocking=False):
+        kernel(np.zeros(1, np.int64), *arguments)
+        return
+    calls: List[_Call] = []
     try:
-        calls += [helper.call(kernel, (counter, *arguments)) for helper in helpers]
-        kernel(counter, *arguments)
+        _team.counter[0] = 0
+        for helper in _team.first(wanted):
+            calls.append(_Call(kernel, (_team.counter, *arguments)))
+            helper.put(calls[-1])
+        kernel(_team.counter, *arguments)
     finally:
         for call in calls:
             call.finish()
-        with _lock:
-            _idle.extend(helpers)
+        _team.counter[0] = _RESTING
+        _team.free.release()
     for call in calls:
         if call.error is not None:
             raise call.error
-
-
-@njit(nogil=True, cache=True)
-def _look(number: np.ndarray, old: int, looks: int) -> None:
-    """Wait until an int64 is no longer ``old``, but not longer than ``looks`` times."""
-    for _ in range(looks):
-        if peek(number, 0) != old:
-            return
-        pause()
 
 
 class _Call:
@@ -91,9 +91,9 @@ class _Call:
     def __init__(self, kernel: Callable[..., Any], arguments: Tuple[Any, ...]) -> None:
         self.kernel, self.arguments = kernel, arguments
         self.error: Optional[BaseException] = None
+        self.running = np.ones(1, np.int64)
         self._ticket, self._finished = threading.Lock(), threading.Lock()
         self._finished.acquire()
-        self._running = np.ones(1, np.int64)
 
     def __call__(self) -> None:
         if not self._ticket.acquire(blocking=False):
@@ -103,60 +103,78 @@ class _Call:
         except BaseException as error:
             self.error = error
         finally:
-            self._running[0] = 0
             self._finished.release()
 
     def finish(self) -> None:
         """Wait for the helper, unless it never got to start: then nothing is left for it to do."""
         if self._ticket.acquire(blocking=False):
             return
-        _look(self._running, 1, _LOOKS)
+        _look(self.running, _LOOKS)
         self._finished.acquire()
 
 
-class _Helper:
-    """A thread that makes one call after the other; one :func:`run` has it at a time."""
+class _Team:
+    """The helpers, and the counter from which they and one calling thread draw."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[_Call] = SimpleQueue()
-        self._asked = np.zeros(1, np.int64)
-        threading.Thread(target=self._work, name="nts-kernel", daemon=True).start()
+        self.free = threading.Lock()
+        self.counter = np.full(1, _RESTING, np.int64)
+        self._helpers: List[SimpleQueue[_Call]] = []
 
-    def call(self, kernel: Callable[..., Any], arguments: Tuple[Any, ...]) -> _Call:
-        made = _Call(kernel, arguments)
-        self._calls.put(made)
-        self._asked[0] += 1
-        return made
-
-    def _work(self) -> None:
-        answered = 0
-        while True:
-            _look(self._asked, answered, _LOOKS)
-            self._calls.get()()
-            answered += 1
+    def first(self, count: int) -> "List[SimpleQueue[_Call]]":
+        """What so many helpers take their calls from; starts those that do not exist yet."""
+        while len(self._helpers) < count:
+            calls: SimpleQueue[_Call] = SimpleQueue()
+            threading.Thread(target=_help, args=(calls, self.counter), name="nts-kernel", daemon=True).start()
+            self._helpers.append(calls)
+        return self._helpers[:count]
 
 
-_idle: List[_Helper] = []
-_started: List[_Helper] = []
+def _help(calls: "SimpleQueue[_Call]", counter: np.ndarray) -> None:
+    """What a helper does: one call after the other."""
+    ended = np.zeros(1, np.int64)
+    while True:
+        _rest(ended, counter, _LOOKS)
+        call = calls.get()
+        call()
+        ended = call.running
+        del call  # It holds arrays.
 
 
-def _borrow(count: int) -> List[_Helper]:
-    """Up to ``count`` helpers that nobody else has now; they go back to ``_idle``."""
-    with _lock:
-        while len(_idle) < count and len(_started) < _cores - 1:
-            _started.append(_Helper())
-            _idle.append(_started[-1])
-        borrowed = _idle[:count]
-        del _idle[:count]
-    return borrowed
+@njit(nogil=True, cache=True)
+def _look(running: np.ndarray, looks: int) -> None:
+    """Wait until a helper's call has ended, but not longer than ``looks`` times."""
+    for _ in range(looks):
+        if peek(running, 0) == 0:
+            return
+        pause()
+
+
+@njit(nogil=True, cache=True)
+def _rest(running: np.ndarray, counter: np.ndarray, looks: int) -> None:
+    """Tell that a call has ended, then wait for the next kernel to draw from the counter, ``looks`` times at most.
+
+    Both are told and seen where nobody holds the interpreter's lock: the owner here, the helper when the kernel draws
+    its first piece. A thread that finds the lock taken goes to sleep, and that costs more than the work of a helper.
+    """
+    fetch_add(running, 0, -peek(running, 0))
+    for _ in range(looks):
+        if peek(counter, 0) <= 0:
+            break
+        pause()
+    for _ in range(looks):
+        if peek(counter, 0) > 0:
+            return
+        pause()
+
+
+_team = _Team()
 
 
 def _forget() -> None:
     """A forked process has none of the threads, and a lock that another thread held would stay locked in it."""
-    global _lock  # noqa: PLW0603
-    _lock = threading.Lock()
-    _idle.clear()
-    _started.clear()
+    global _lock, _team
+    _lock, _team = threading.Lock(), _Team()
 
 
 if hasattr(os, "register_at_fork"):
