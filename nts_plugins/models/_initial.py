@@ -28,7 +28,7 @@ _RANGES = {
     "ssim_lambda": (0.0, 1.0),
     "num_downscales": (0, 8),
     "resolution_schedule": (1, math.inf),
-    "sh_degree_interval": (1, math.inf),
+    "sh_degree_interval": (0, math.inf),
     "sparse_seeds": (0, math.inf),
     "scale_regularization_every": (1, math.inf),
 }

@@ -52,7 +52,7 @@ class SplatModelConfig(ModelConfig):
     sh_degree: int = 3
     """Highest degree of the spherical harmonics, 0 to 3."""
     sh_degree_interval: int = 1000
-    """Steps until the next degree is trained."""
+    """Steps until the next degree is trained; 0 trains all from the start."""
     num_downscales: int = 2
     """Training starts at 1 / 2^this of the resolution."""
     resolution_schedule: int = 250

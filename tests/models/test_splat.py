@@ -373,7 +373,7 @@ def test_the_viewer_shows_fewer_harmonics_on_demand() -> None:
     torch.testing.assert_close(shown, model.get_outputs_for_camera(camera())["rgb"], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("setting", [{"ssim_lambda": 5.0}, {"num_downscales": -1}, {"sh_degree_interval": 0}])
+@pytest.mark.parametrize("setting", [{"ssim_lambda": 5.0}, {"num_downscales": -1}, {"sh_degree_interval": -1}])
 def test_settings_out_of_range_are_named(setting: dict) -> None:
     (name,) = setting
     with pytest.raises(InputError, match=f"--pipeline.model.{name.replace('_', '-')} is .*; it must be"):
