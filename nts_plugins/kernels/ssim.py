@@ -6,6 +6,8 @@ Windows are 11 x 11 with Gaussian weights and lie wholly inside the picture. A r
 needs no intermediate picture. Pictures stay interleaved [H, W, C]: along a row, a tap is C numbers away.
 """
 
+import functools
+
 import numpy as np
 from numba import njit
 
@@ -19,6 +21,7 @@ C1, C2 = 0.01**2, 0.03**2
 _F = np.float32
 
 
+@functools.lru_cache
 def gaussian_taps() -> np.ndarray:
     """The 11 weights of the window along one axis, sigma 1.5, float32."""
     taps = np.exp(-((np.arange(WINDOW) - WINDOW // 2) ** 2) / (2 * 1.5**2))
