@@ -83,9 +83,11 @@ def test_the_order_of_splats_does_not_matter(backend: Backend, made: Scene, seed
 
 @draws
 @given(made=scenes, seed=st.integers(0, 100), antialiased=st.booleans())
-def test_moving_cameras_and_splats_together_changes_nothing(made: Scene, seed: int, antialiased: bool) -> None:
+def test_moving_cameras_and_splats_together_changes_nothing(
+    backend: Backend, made: Scene, seed: int, antialiased: bool
+) -> None:
     """For colours that do not depend on the view; of spherical harmonics only the constant band is one."""
-    made = made.to(torch.float64)
+    made, exact = made.to(torch.float64), backend.name == "reference"
     random = torch.randn(7, generator=generator(seed), dtype=torch.float64)
     turn, shift = torch.nn.functional.normalize(random[:4], dim=0), random[4:]
     motion = torch.eye(4, dtype=torch.float64)
@@ -100,14 +102,20 @@ def test_moving_cameras_and_splats_together_changes_nothing(made: Scene, seed: i
         ),
         viewmats=made.viewmats @ torch.linalg.inv(motion),
     )
-    options = {"antialiased": antialiased, "depth": "expected", "backend": "reference"}
+    options = {"antialiased": antialiased, "depth": "expected"}
+    scales = pixel_scale(rasterize(**made.arguments(), **options, backend="reference"), options)
     options["sh_degree"] = None if gaussians.sh is None else 0
-    before, after = rasterize(**made.arguments(), **options), rasterize(**moved.arguments(), **options)
+    before, after = (
+        rasterize(
+            **(each if exact else each.to(backend.device, torch.float32)).arguments(), **options, backend=backend.name
+        )
+        for each in (made, moved)
+    )
     decided = ~undecided_pixels(made.to(torch.float32), installed_rules(), antialiased)[..., None]
     for name in ("colors", "alphas", "depth", "channels"):
         if getattr(before, name) is not None:
-            difference = (getattr(before, name) - getattr(after, name)) * decided
-            assert difference.abs().max() < 1e-8, name
+            difference = (getattr(before, name) - getattr(after, name)).cpu() * decided * scales.get(name, 1.0)
+            assert difference.abs().max() < (1e-8 if exact else 50 * backend.value_error), name
 
 
 def _multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
