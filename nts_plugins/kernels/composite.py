@@ -9,6 +9,7 @@ import numpy as np
 from numba import njit
 
 from nts_plugins.kernels.blocks import block_weights, corner_of_block, list_blocks, start_tile
+from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors
 from nts_plugins.kernels.tiles import (
     AHEAD,
@@ -20,7 +21,7 @@ from nts_plugins.kernels.tiles import (
     SPLAT,
 )
 from nts_plugins.kernels.vector_math import absolute, fma
-from nts_plugins.kernels.vectors import LANES, at, broadcast, fetch_add, helper, load, prefetch, store
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, prefetch, store
 
 BATCH = 256
 """Entries of a tile that are treated at a time: their records and lists stay in the first-level cache, and a tile whose
@@ -85,12 +86,12 @@ def accumulate(weights, picked, n, values, stride, sums, base):
 
 @njit(nogil=True, cache=True)
 def composite_forward(
-    counter, local, words, offsets, values, channels, width, height, background, constants, image, behind, used
+    share, local, words, offsets, values, channels, width, height, background, constants, image, behind, used
 ):
     """Composite a picture.
 
     Args:
-        counter: [1] int64 work counter; a piece is a tile.
+        share: of the work, see ``pieces``; a piece is a tile.
         local, words, offsets: from ``tiles.fill_tiles``.
         values: [N * channels].
         background: [channels].
@@ -106,7 +107,7 @@ def composite_forward(
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
         x0, y0 = start_tile(tile, width, height, xs, ys, left)

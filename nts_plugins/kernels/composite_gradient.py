@@ -10,6 +10,7 @@ from numba import njit
 
 from nts_plugins.kernels.blocks import CAP, corner_of_block, list_blocks, start_tile, trace_weights
 from nts_plugins.kernels.composite import gather_values
+from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import RECORD, whole_vectors
 from nts_plugins.kernels.tiles import (
     BLOCK_HEIGHT,
@@ -28,7 +29,6 @@ from nts_plugins.kernels.vectors import (
     LANES,
     at,
     broadcast,
-    fetch_add,
     helper,
     load,
     prefetch_to_write,
@@ -172,7 +172,7 @@ def add_geometry(grad_sigma, picked, n, local, start, xs, ys, pixel, out):
 
 @njit(nogil=True, cache=True)
 def composite_backward(
-    counter, local, words, slots, offsets, used, values, channels, width, height, background, constants,
+    share, local, words, slots, offsets, used, values, channels, width, height, background, constants,
     grad_image, grad_alphas, records,
 ):  # fmt: skip
     """The gradient of :func:`composite_forward`, as one record for every (tile, splat) entry.
@@ -196,7 +196,7 @@ def composite_backward(
     behind = np.empty(LANES, _F)
     geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
         start, stop = offsets[tile], offsets[tile] + used[tile]

@@ -10,7 +10,8 @@ import math
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import at, fetch_add, helper
+from nts_plugins.kernels.pieces import next_piece, pieces_of
+from nts_plugins.kernels.vectors import at, helper
 
 PIECE = 512
 """Splats that a thread takes at a time; the camera centre's gradient is summed piece by piece."""
@@ -69,13 +70,13 @@ def _direction_gradient(x, y, z, degree, g):
 
 def _forward_kernel(fixed: int):
     @njit(nogil=True, cache=True)
-    def colors_forward(counter, means, centre, radii, first, first_bands, rest, rest_bands, width, degree, colors):
+    def colors_forward(share, means, centre, radii, first, first_bands, rest, rest_bands, width, degree, colors):
         channels = fixed if fixed > 0 else width
         n = means.shape[0]
         bands = (degree + 1) * (degree + 1)
         basis = np.empty(16, _F)
         while True:
-            start = fetch_add(counter, 0, 1) * PIECE
+            start = next_piece(share, pieces_of(n, PIECE)) * PIECE
             if start >= n:
                 return
             for i in range(start, min(n, start + PIECE)):
@@ -101,7 +102,7 @@ def _forward_kernel(fixed: int):
 def _backward_kernel(fixed: int):
     @njit(nogil=True, cache=True)
     def colors_backward(
-        counter, means, centre, radii, first, first_bands, rest, rest_bands, width, degree, colors,
+        share, means, centre, radii, first, first_bands, rest, rest_bands, width, degree, colors,
         grad_colors, grad_first, grad_rest, grad_means, grad_centre,
     ):  # fmt: skip
         channels = fixed if fixed > 0 else width
@@ -112,7 +113,7 @@ def _backward_kernel(fixed: int):
         # Bands above the degree get zeros, without being read.
         used_first, used_rest = min(bands, first_bands), max(0, bands - first_bands)
         while True:
-            piece = fetch_add(counter, 0, 1)
+            piece = next_piece(share, pieces_of(n, PIECE))
             start = piece * PIECE
             if start >= n:
                 return
@@ -165,7 +166,7 @@ _BACKWARD = {3: _backward_kernel(3), 0: _backward_kernel(0)}
 def colors_forward(channels: int):
     """The kernel for colours of the splats that are drawn; it writes zero for the others. Its arguments:
 
-    counter [1] int64 work counter; means [N, 3]; centre [3], the camera's position in the world; radii [N, 2] int32,
+    share of the work, see ``pieces``; means [N, 3]; centre [3], the camera's position in the world; radii [N, 2] int32,
     0 where a splat is not drawn; first [N * first_bands * channels], first_bands, rest [N * rest_bands * channels],
     rest_bands: the coefficients, in two parts of which the second may be empty; channels; degree, 0 to 3;
     colors [N * channels], written.

@@ -7,20 +7,21 @@ from numba import njit
 from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pixel_in_tile, start_tile
 from nts_plugins.kernels.composite import BATCH
 from nts_plugins.kernels.composite_gradient import add_outer
+from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, copy_floats, whole_vectors
 from nts_plugins.kernels.tiles import AHEAD, BLOCKS, PIXELS, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
-from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, prefetch_to_write, splat, store
+from nts_plugins.kernels.vectors import LANES, at, helper, load, prefetch_to_write, splat, store
 
 _F = np.float32
 
 
 @njit(nogil=True, cache=True)
-def lift_maps(counter, local, words, slots, offsets, width, height, constants, features, channels, records):
+def lift_maps(share, local, words, slots, offsets, width, height, constants, features, channels, records):
     """Lift a map of features, as one record [features..., weight] for every (tile, splat) entry.
 
     Args:
-        counter: [1] int64 work counter; a piece is a tile.
+        share: of the work, see ``pieces``; a piece is a tile.
         local, words, slots, offsets: from ``tiles.fill_tiles``.
         constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
@@ -34,7 +35,7 @@ def lift_maps(counter, local, words, slots, offsets, width, height, constants, f
     tile_features = np.zeros(PIXELS * wide, _F)
     sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH * LANES, _F)
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
         if offsets[tile] == offsets[tile + 1]:
@@ -111,11 +112,11 @@ def list_tile_ids(ids, width, height, tile, found):
 
 
 @njit(nogil=True, cache=True)
-def count_tile_ids(counter, ids, width, height, counts):
+def count_tile_ids(share, ids, width, height, counts):
     """``counts`` [T] int64: how many distinct ids each tile holds."""
     found = np.empty(PIXELS, np.int64)
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_piece(share, counts.shape[0])
         if tile >= counts.shape[0]:
             return
         counts[tile] = list_tile_ids(ids, width, height, tile, found)
@@ -123,7 +124,7 @@ def count_tile_ids(counter, ids, width, height, counts):
 
 @njit(nogil=True, cache=True)
 def lift_tile_ids(
-    counter, local, words, slots, offsets, width, height, constants,
+    share, local, words, slots, offsets, width, height, constants,
     ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
 ):  # fmt: skip
     """Lift an id map: for every entry one weight for each id of its tile.
@@ -144,7 +145,7 @@ def lift_tile_ids(
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     found = np.empty(PIXELS, np.int64)
     while True:
-        tile = fetch_add(counter, 0, 1)
+        tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
         if offsets[tile] == offsets[tile + 1]:
@@ -186,9 +187,7 @@ def lift_tile_ids(
 
 
 @njit(nogil=True, cache=True)
-def merge_ids(
-    counter, first_slot, slot_cell, slot_tile, counts, tile_ids, cells, first_out, out_ids, out_weights, kept
-):
+def merge_ids(share, first_slot, slot_cell, slot_tile, counts, tile_ids, cells, first_out, out_ids, out_weights, kept):
     """Join the rows of each splat's entries into one ascending list of (id, weight), zero weights left out.
 
     Args:
@@ -198,7 +197,7 @@ def merge_ids(
     """
     n = kept.shape[0]
     while True:
-        start = fetch_add(counter, 0, 1) * PIECE
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):

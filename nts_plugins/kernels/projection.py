@@ -15,7 +15,8 @@ import math
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.vectors import at, fetch_add
+from nts_plugins.kernels.pieces import next_piece, pieces_of
+from nts_plugins.kernels.vectors import at
 
 PIECE = 512
 """Splats that a thread takes at a time. Gradients of the camera are summed piece by piece, so that they do not depend
@@ -114,13 +115,13 @@ def _splat(camera, slopes, z, quats, scales, i):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def project_forward(
-    counter, means, quats, scales, opacities, camera, opacity_aware, means2d, centres, depths, conics, seen_opacities,
+    share, means, quats, scales, opacities, camera, opacity_aware, means2d, centres, depths, conics, seen_opacities,
     radii,
 ):  # fmt: skip
     """Project splats and decide which are drawn; all outputs of a splat that is not drawn are zero.
 
     Args:
-        counter: [1] int64 work counter.
+        share: of the work, see ``pieces``.
         means, quats, scales, opacities: [N, 3], [N, 4], [N, 3], [N] as in ``Gaussians``.
         camera: [CAMERA] float64.
         opacity_aware: gsplat 1.5's extents instead of 3 sigma.
@@ -132,7 +133,7 @@ def project_forward(
     width, height, near, far = camera[16], camera[17], camera[18], camera[19]
     eps2d, radius_clip, alpha_min, antialiased = camera[20], camera[21], camera[22], camera[23] > 0.0
     while True:
-        start = fetch_add(counter, 0, 1) * PIECE
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for index in range(start, min(n, start + PIECE)):
@@ -181,7 +182,7 @@ def project_forward(
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def project_backward(
-    counter, means, quats, scales, opacities, camera, radii,
+    share, means, quats, scales, opacities, camera, radii,
     grad_means2d, grad_depths, grad_conics, grad_seen, grad_means, grad_quats, grad_scales, grad_opacities, grad_camera,
 ):  # fmt: skip
     """The gradient of :func:`project_forward`; splats that are not drawn get zeros.
@@ -196,7 +197,7 @@ def project_backward(
     eps2d, antialiased = camera[20], camera[23] > 0.0
     total = np.empty(12, np.float64)
     while True:
-        piece = fetch_add(counter, 0, 1)
+        piece = next_piece(share, pieces_of(n, PIECE))
         start = piece * PIECE
         if start >= n:
             return

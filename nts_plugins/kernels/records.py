@@ -7,8 +7,9 @@ import math
 import numpy as np
 from numba import njit
 
+from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.tiles import root_of_conic
-from nts_plugins.kernels.vectors import LANES, at, fetch_add, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, at, helper, load, splat, store
 
 RECORD = 8
 """Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share: the
@@ -61,7 +62,7 @@ def copy_floats(source, start, target, place, count):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def gather_gradients(
-    counter, first_slot, records, conics, opacities, channels,
+    share, first_slot, records, conics, opacities, channels,
     grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
 ):  # fmt: skip
     """Sum each splat's records, which lie side by side, always in the same order.
@@ -81,7 +82,7 @@ def gather_gradients(
     # The kernels draw with sigma in units of ln 2, see ``tiles``.
     slope = _F(2.0 * math.log(2.0))
     while True:
-        start = fetch_add(counter, 0, 1) * PIECE
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):
@@ -106,7 +107,7 @@ def gather_gradients(
 
 
 @njit(nogil=True, cache=True)
-def gather_lifted(counter, first_slot, records, channels, weights, features):
+def gather_lifted(share, first_slot, records, channels, weights, features):
     """Add each splat's records of ``lifting.lift_maps`` to what it has from other pictures.
 
     Args:
@@ -116,7 +117,7 @@ def gather_lifted(counter, first_slot, records, channels, weights, features):
     n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels, 4)
     total = np.empty(size, _F)
     while True:
-        start = fetch_add(counter, 0, 1) * PIECE
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):

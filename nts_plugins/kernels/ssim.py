@@ -11,8 +11,9 @@ import functools
 import numpy as np
 from numba import njit
 
+from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.vector_math import fma, select, sum_lanes
-from nts_plugins.kernels.vectors import LANES, broadcast, fetch_add, load, ramp, splat, store
+from nts_plugins.kernels.vectors import LANES, broadcast, load, ramp, splat, store
 
 WINDOW = 11
 C1, C2 = 0.01**2, 0.03**2
@@ -34,10 +35,10 @@ def padded(length: int) -> int:
 
 
 @njit(nogil=True, cache=True)
-def l1_rows(counter, x, y, row, sums):
+def l1_rows(share, x, y, row, sums):
     """``sums`` [H] written: the sum of |x - y| of each row of ``row`` numbers."""
     while True:
-        r = fetch_add(counter, 0, 1)
+        r = next_piece(share, sums.shape[0])
         if r >= sums.shape[0]:
             return
         total = 0.0
@@ -56,11 +57,11 @@ def _blur_along(rows, at, step, taps):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def ssim_rows(counter, x, y, row, channels, taps, scale, sums, partials):
+def ssim_rows(share, x, y, row, channels, taps, scale, sums, partials):
     """SSIM of every window, summed over each row of windows, and its partial derivatives.
 
     Args:
-        counter: [1] int64 work counter; a piece is a row of windows.
+        share: of the work, see ``pieces``; a piece is a row of windows.
         x, y: [H * row] the pictures, row = W * channels numbers a row.
         taps: [11] from :func:`gaussian_taps`.
         scale: factor for ``partials``, 1 / number of windows.
@@ -76,7 +77,7 @@ def ssim_rows(counter, x, y, row, channels, taps, scale, sums, partials):
     c1, c2, one, two = splat(_F(C1), LANES), splat(_F(C2), LANES), splat(_F(1), LANES), splat(_F(2), LANES)
     zero, factor = splat(_F(0), LANES), splat(scale, LANES)
     while True:
-        r = fetch_add(counter, 0, 1)
+        r = next_piece(share, sums.shape[0])
         if r >= sums.shape[0]:
             return
         j = 0
@@ -116,11 +117,11 @@ def ssim_rows(counter, x, y, row, channels, taps, scale, sums, partials):
 
 
 @njit(nogil=True, cache=True)
-def gradient_rows(counter, x, y, row, channels, taps, partials, windows, ssim_weight, l1_weight, out):
+def gradient_rows(share, x, y, row, channels, taps, partials, windows, ssim_weight, l1_weight, out):
     """ssim_weight dSSIM/dx + l1_weight sign(x - y): the adjoint of the blurs in :func:`ssim_rows`.
 
     Args:
-        counter: [1] int64 work counter; a piece is a row of the picture.
+        share: of the work, see ``pieces``; a piece is a row of the picture.
         partials: from :func:`ssim_rows`; empty when there is no SSIM.
         windows: H - 10, rows of windows.
         out: [H * row] written.
@@ -136,7 +137,7 @@ def gradient_rows(counter, x, y, row, channels, taps, partials, windows, ssim_we
     zero, two = splat(_F(0), LANES), splat(_F(2), LANES)
     ssim_factor, l1_factor = splat(ssim_weight, LANES), splat(l1_weight, LANES)
     while True:
-        r = fetch_add(counter, 0, 1)
+        r = next_piece(share, height)
         if r >= height:
             return
         if partials.shape[0] > 0:

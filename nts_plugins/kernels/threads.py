@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a kernel on several cores without a threading layer.
 
-A kernel is compiled with ``nogil=True`` and takes its work piece by piece from a shared counter. Here the calling
+A kernel is compiled with ``nogil=True`` and takes its work piece by piece, see ``pieces``. Here the calling
 thread and a few helpers call it at once. That needs no OpenMP: no process-wide thread count is changed, and the
 viewer's thread may draw while training runs, which crashes numba's default layer.
 
@@ -19,12 +19,13 @@ import numpy as np
 import torch
 from numba import njit
 
+from nts_plugins.kernels.pieces import STRIDE, counters
 from nts_plugins.kernels.vectors import fetch_add, pause, peek
 
 _LOOKS = 1500
 """How often a waiting thread looks before it sleeps; each time takes 20 to 50 ns."""
 _RESTING = -1
-"""What the counter says while there is nothing to draw."""
+"""What the first counter, that of the calling thread, says while there is nothing to draw."""
 
 _cores = os.cpu_count() or 1
 _lock = threading.Lock()
@@ -58,27 +59,28 @@ def kernels_only() -> Iterator[None]:
 
 
 def run(kernel: Callable[..., Any], *arguments: Any) -> None:
-    """Call ``kernel(counter, *arguments)`` in every thread until its work is used up.
+    """Call ``kernel(share, *arguments)`` in every thread until its work is used up.
 
-    ``counter`` is an int64 array of one zero; the kernel draws pieces with ``fetch_add(counter, 0, 1)``. Pieces must
-    be independent and write to their own places, so that results do not depend on the number of threads. While one
-    thread has the helpers, others call their kernels alone.
+    The kernel draws pieces with ``pieces.next_piece(share, pieces)``. Pieces must be independent and write to their own
+    places, so that results do not depend on the number of threads. While one thread has the helpers, others call their
+    kernels alone.
     """
     wanted = thread_count() - 1
     if wanted < 1 or not _team.free.acquire(blocking=False):
-        kernel(np.zeros(1, np.int64), *arguments)
+        kernel((counters(1), 0), *arguments)
         return
     calls: List[_Call] = []
     try:
-        _team.counter[0] = 0
-        for helper in _team.first(wanted):
-            calls.append(_Call(kernel, (_team.counter, *arguments)))
+        counts = _team.counters[: (1 + wanted) * STRIDE]
+        counts[:] = 0
+        for number, helper in enumerate(_team.first(wanted), start=1):
+            calls.append(_Call(kernel, ((counts, number), *arguments)))
             helper.put(calls[-1])
-        kernel(_team.counter, *arguments)
+        kernel((counts, 0), *arguments)
     finally:
         for call in calls:
             call.finish()
-        _team.counter[0] = _RESTING
+        _team.counters[0] = _RESTING
         _team.free.release()
     for call in calls:
         if call.error is not None:
@@ -114,27 +116,28 @@ class _Call:
 
 
 class _Team:
-    """The helpers, and the counter from which they and one calling thread draw."""
+    """The helpers, and the counters from which they and one calling thread draw."""
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self.counter = np.full(1, _RESTING, np.int64)
+        self.counters = counters(_cores)
+        self.counters[0] = _RESTING
         self._helpers: List[SimpleQueue[_Call]] = []
 
     def first(self, count: int) -> "List[SimpleQueue[_Call]]":
         """What so many helpers take their calls from; starts those that do not exist yet."""
         while len(self._helpers) < count:
             calls: SimpleQueue[_Call] = SimpleQueue()
-            threading.Thread(target=_help, args=(calls, self.counter), name="nts-kernel", daemon=True).start()
+            threading.Thread(target=_help, args=(calls, self.counters), name="nts-kernel", daemon=True).start()
             self._helpers.append(calls)
         return self._helpers[:count]
 
 
-def _help(calls: "SimpleQueue[_Call]", counter: np.ndarray) -> None:
+def _help(calls: "SimpleQueue[_Call]", counts: np.ndarray) -> None:
     """What a helper does: one call after the other."""
     ended = np.zeros(1, np.int64)
     while True:
-        _rest(ended, counter, _LOOKS)
+        _rest(ended, counts, _LOOKS)
         call = calls.get()
         call()
         ended = call.running
@@ -151,19 +154,19 @@ def _look(running: np.ndarray, looks: int) -> None:
 
 
 @njit(nogil=True, cache=True)
-def _rest(running: np.ndarray, counter: np.ndarray, looks: int) -> None:
-    """Tell that a call has ended, then wait for the next kernel to draw from the counter, ``looks`` times at most.
+def _rest(running: np.ndarray, counts: np.ndarray, looks: int) -> None:
+    """Tell that a call has ended, then wait for the next kernel to draw its first piece, ``looks`` times at most.
 
     Both are told and seen where nobody holds the interpreter's lock: the owner here, the helper when the kernel draws
     its first piece. A thread that finds the lock taken goes to sleep, and that costs more than the work of a helper.
     """
     fetch_add(running, 0, -peek(running, 0))
     for _ in range(looks):
-        if peek(counter, 0) <= 0:
+        if peek(counts, 0) <= 0:
             break
         pause()
     for _ in range(looks):
-        if peek(counter, 0) > 0:
+        if peek(counts, 0) > 0:
             return
         pause()
 

@@ -17,6 +17,7 @@ import math
 import numpy as np
 from numba import njit
 
+from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import (
     maximum,
     minimum,
@@ -71,11 +72,11 @@ def root_of_conic(a, b, c):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def bound_splats(counter, centres, conics, opacities, radii, width, height, packed, rects, areas):
+def bound_splats(share, centres, conics, opacities, radii, width, height, packed, rects, areas):
     """Pack every visible splat and find its rectangle of tiles.
 
     Args:
-        counter: [1] int64 work counter.
+        share: of the work, see ``pieces``.
         centres: [N, 2] float64 pixels.
         conics: [N, 3] float64 upper triangle of the inverse covariance.
         opacities: [N].
@@ -92,7 +93,7 @@ def bound_splats(counter, centres, conics, opacities, radii, width, height, pack
     columns = (width + TILE - 1) // TILE
     rows = (height + TILE - 1) // TILE
     while True:
-        start = fetch_add(counter, 0, 1) * PIECE
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for splat_index in range(start, min(n, start + PIECE)):
@@ -184,11 +185,11 @@ def mask_splat(packed, k, rect_left, rect_top, wide, high, group_masks, masks, b
 
 
 @njit(nogil=True, cache=True)
-def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, touched, tile_counts, order, spans):
+def mask_and_sort(share, packed, rects, first_mask, depths, columns, masks, touched, tile_counts, order, spans):
     """Find every splat's masks, and the order of the splats by depth.
 
     Args:
-        counter: [1] int64 work counter; piece 0 is the sort.
+        share: of the work, see ``pieces``; piece 0 is the sort.
         packed, rects: from :func:`bound_splats`.
         first_mask: [N + 1] int64 sums of its ``areas``.
         depths: [N] camera z, > 0 where a rectangle is not empty.
@@ -203,7 +204,7 @@ def mask_and_sort(counter, packed, rects, first_mask, depths, columns, masks, to
     group_masks = np.empty(8, np.int32)
     counts = np.zeros(tile_counts.shape[0], np.int64)
     while True:
-        piece = fetch_add(counter, 0, 1)
+        piece = next_piece(share, 1 + pieces_of(n, PIECE))
         if piece == 0:
             visible = sort_by_depth(depths, first_mask, order)
             for j in range(visible):
@@ -270,13 +271,13 @@ def sort_by_depth(depths, first_mask, order):
 
 @njit(nogil=True, cache=True)
 def fill_tiles(
-    counter, packed, rects, first_mask, masks, first_slot, order, spans, visible, columns, rows, rows_at_once, offsets,
+    share, packed, rects, first_mask, masks, first_slot, order, spans, visible, columns, rows, rows_at_once, offsets,
     local, words, slots,
 ):  # fmt: skip
     """Write the list of every tile, nearest splat first.
 
     Args:
-        counter: [1] int64 work counter; a piece is ``rows_at_once`` rows of tiles.
+        share: of the work, see ``pieces``; a piece is ``rows_at_once`` rows of tiles.
         packed, rects: from :func:`bound_splats`.
         first_mask, masks, order, spans: from :func:`mask_and_sort`.
         first_slot: [N + 1] int64 sums of its ``touched``.
@@ -289,7 +290,7 @@ def fill_tiles(
     """
     chosen = np.empty(visible + 1, np.int32)
     while True:
-        first_row = fetch_add(counter, 0, 1) * rows_at_once
+        first_row = next_piece(share, pieces_of(rows, rows_at_once)) * rows_at_once
         if first_row >= rows:
             return
         end_row = min(rows, first_row + rows_at_once)

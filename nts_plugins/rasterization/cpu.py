@@ -146,7 +146,7 @@ def _tile_lists(view: View, settings: Settings) -> _TileLists:
     local, slots = np.empty(offsets[-1] * tiles.LOCAL, np.float32), np.empty(offsets[-1], np.int32)
     words = local.view(np.int32)
     # Every piece walks through all splats: no more pieces than keep the threads busy to the end.
-    pieces = 1 if thread_count() == 1 else 4 * thread_count()
+    pieces = 1 if thread_count() == 1 else 3 * thread_count()
     run(
         tiles.fill_tiles, packed, rects, first_mask, masks, first_slot, order, spans, np.count_nonzero(areas),
         columns, rows, math.ceil(rows / pieces), offsets, local, words, slots,

@@ -13,13 +13,13 @@ import torch
 from numba import njit
 
 from nts_plugins.kernels import threads
-from nts_plugins.kernels.vectors import fetch_add
+from nts_plugins.kernels.pieces import Share, counters, next_piece
 
 
 @njit(nogil=True)
-def count_pieces(counter: np.ndarray, pieces: int, done: np.ndarray) -> None:
+def count_pieces(share: Share, pieces: int, done: np.ndarray) -> None:
     while True:
-        piece = fetch_add(counter, 0, 1)  # pyright: ignore[reportCallIssue]
+        piece = next_piece(share, pieces)
         if piece >= pieces:
             return
         done[piece] += 1
@@ -55,7 +55,7 @@ def test_several_threads_may_run_kernels_at_once() -> None:
 def test_a_helper_works_and_its_error_reaches_the_caller() -> None:
     caller, helped = threading.get_ident(), threading.Event()
 
-    def kernel(counter: np.ndarray) -> None:
+    def kernel(share: Share) -> None:
         if threading.get_ident() != caller:
             helped.set()
             raise ValueError("in the helper")
@@ -70,7 +70,7 @@ def test_an_error_of_the_caller_waits_for_the_helper() -> None:
     """Otherwise the helper would go on writing to arrays that the caller has given up."""
     caller, started, ended = threading.get_ident(), threading.Event(), threading.Event()
 
-    def kernel(counter: np.ndarray) -> None:
+    def kernel(share: Share) -> None:
         if threading.get_ident() == caller:
             assert started.wait(30)
             raise ValueError("in the caller")
@@ -91,3 +91,21 @@ def test_a_forked_process_starts_helpers_of_its_own() -> None:
     process.start()
     process.join(60)
     assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("pieces", [0, 1, 2, 3, 7, 100])
+@pytest.mark.parametrize("members", [1, 2, 3, 5])
+def test_whoever_comes_last_every_piece_is_drawn_once(pieces: int, members: int) -> None:
+    """Threads take turns, and all but one stop early: what they leave of their ranges is drawn by the last."""
+    counts = counters(members)
+    drawn = [next_piece((counts, turn % members), pieces) for turn in range(min(pieces // 2, 3 * members))]
+    while (piece := next_piece((counts, members - 1), pieces)) < pieces:
+        drawn.append(piece)
+    assert sorted(drawn) == list(range(pieces))
+    assert all(next_piece((counts, each), pieces) == pieces for each in range(members))
+
+
+def test_a_thread_begins_with_its_own_range() -> None:
+    counts = counters(2)
+    assert [next_piece((counts, 1), 10) for _ in range(6)] == [5, 6, 7, 8, 9, 0]
+    assert next_piece((counts, 0), 10) == 1
