@@ -8,8 +8,9 @@ Times are milliseconds of one core (process time, one thread) unless a column sa
 PyTorch baseline (``benchmarks/baseline.py``), timed in the same rounds.
 """
 
+import statistics
 from dataclasses import dataclass, replace
-from typing import Callable, Dict, Iterator, Literal, Optional, Tuple
+from typing import Callable, Dict, Iterator, List, Literal, Optional, Tuple
 
 import torch
 import tyro
@@ -27,6 +28,9 @@ from nts_plugins.rasterization import lift, lift_ids, rasterize
 
 Part = Literal["sizes", "channels", "threads", "whole", "lift", "accuracy"]
 PARTS: Tuple[Part, ...] = ("sizes", "channels", "threads", "whole", "lift", "accuracy")
+
+PASSES = 9
+"""How often the part "threads" goes through all thread counts."""
 
 FORWARD_FLOP, FORWARD_FLOP_PER_CHANNEL = 30, 2
 BACKWARD_FLOP, BACKWARD_FLOP_PER_CHANNEL = 60, 4
@@ -177,36 +181,42 @@ def measure_channels(report: Report, options: Options) -> None:
 
 def measure_threads(report: Report, options: Options) -> None:
     """Wall time by threads; the picture must not change by a bit."""
-    table = report.table("Threads", "Compositing, wall milliseconds. Results are bit-identical for any thread count.")
+    table = report.table(
+        "Threads",
+        f"Compositing, wall milliseconds, the middle of {PASSES} passes over all thread counts: now and then the system "
+        f"runs two threads on one core for a while. Results are bit-identical for any thread count.",
+    )
     width, height = options.images[0]
     cores = report.provenance["machine"]["cores"]
     counts = sorted({1, *(2**i for i in range(1, 8) if 2**i <= cores), cores})
     for splats in options.splats[:2]:
         scene = scenes.room(splats, "trained", width, height)
         projected, upstream = project(scene), upstream_of(scene)
-        walls: Dict[int, Tuple[float, float]] = {}
+        walls: Dict[int, List[Tuple[float, float]]] = {count: [] for count in counts}
         results = {}
-        for count in counts:
-            torch.set_num_threads(count)
-            assert thread_count() == count
-            # As in training: after a parallel operation torch's own threads spin for a while, on the kernels' cores.
-            with kernels_only():
-                timings = alternate({"kernels": forward_backward(projected.draw, upstream)}, 2 * options.repeats + 1)
-                picture = projected.draw()
-                picture.backward(upstream)
-            walls[count] = timings.wall_ms("kernels forward"), timings.wall_ms("kernels backward")
-            results[count] = [picture.detach(), *(leaf.grad for leaf in projected.leaves)]
+        for _ in range(PASSES):
+            for count in counts:
+                torch.set_num_threads(count)
+                assert thread_count() == count
+                # As in training: after a parallel operation torch's own threads spin a while, on the kernels' cores.
+                with kernels_only():
+                    timings = alternate({"kernels": forward_backward(projected.draw, upstream)}, options.repeats)
+                    picture = projected.draw()
+                    picture.backward(upstream)
+                walls[count].append((timings.wall_ms("kernels forward"), timings.wall_ms("kernels backward")))
+                results[count] = [picture.detach(), *(leaf.grad for leaf in projected.leaves)]
         torch.set_num_threads(1)
         for count in counts:
             same = all(torch.equal(a, b) for a, b in zip(results[1], results[count], strict=True))
+            pairs = list(zip(walls[1], walls[count], strict=True))
             table.add(
                 scene=scene.name,
                 threads=count,
                 **{
-                    "forward wall ms": walls[count][0],
-                    "backward wall ms": walls[count][1],
-                    "speed-up forward": walls[1][0] / walls[count][0],
-                    "speed-up backward": walls[1][1] / walls[count][1],
+                    "forward wall ms": statistics.median(wall for wall, _ in walls[count]),
+                    "backward wall ms": statistics.median(wall for _, wall in walls[count]),
+                    "speed-up forward": statistics.median(one[0] / these[0] for one, these in pairs),
+                    "speed-up backward": statistics.median(one[1] / these[1] for one, these in pairs),
                     "bit-identical": same,
                 },
             )
