@@ -183,8 +183,8 @@ def measure_threads(report: Report, options: Options) -> None:
     """Wall time by threads; the picture must not change by a bit."""
     table = report.table(
         "Threads",
-        f"Compositing, wall milliseconds, the middle of {PASSES} passes over all thread counts: now and then the system "
-        f"runs two threads on one core for a while. Results are bit-identical for any thread count.",
+        f"Compositing, wall milliseconds, the middle of {PASSES} passes over all thread counts: on a machine that is "
+        f"shared, threads gain less now and then. Results are bit-identical for any thread count.",
     )
     width, height = options.images[0]
     cores = report.provenance["machine"]["cores"]
