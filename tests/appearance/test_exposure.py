@@ -97,5 +97,5 @@ def test_a_model_learns_how_bright_photographs_are() -> None:
 def test_who_learns_exposure() -> None:
     assert "exposure" in exposed_model().get_param_groups()
     assert make_model().exposure is None and "exposure" not in make_model().get_param_groups()
-    config = SplatModelConfig(num_downscales=0, exposure=True)
-    assert make_model(config, has_alpha=True).exposure is None
+    alpha = make_model(SplatModelConfig(num_downscales=0, exposure=True), has_alpha=True)
+    assert not alpha.exposes and "exposure" not in alpha.get_param_groups()
