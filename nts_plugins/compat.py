@@ -115,11 +115,6 @@ def _read_point_cloud(path: str) -> SimpleNamespace:
 
     from nts_plugins.errors import InputError
 
-    if not Path(path).is_file():
-        raise InputError(
-            f"There is no file of seed points {path}. Check 'ply_file_path' in transforms.json; without that entry "
-            f"training starts from random splats."
-        )
     try:
         cloud = trimesh.load(path, process=False)
     except Exception as error:  # trimesh raises whatever its parsers stumble over

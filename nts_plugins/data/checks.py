@@ -60,7 +60,8 @@ def check_transforms_file(data: Path) -> None:
         data: the folder of the capture, or the file itself.
 
     Raises:
-        InputError: where the file is missing, is no JSON, lists no frame, or has a frame without a usable pose.
+        InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, or has a frame
+            without a usable pose.
     """
     path = data if data.suffix == ".json" else data / "transforms.json"
     if not path.is_file():
@@ -72,6 +73,12 @@ def check_transforms_file(data: Path) -> None:
     frames = meta.get("frames") if isinstance(meta, dict) else None
     if not frames or not isinstance(frames, list):
         raise InputError(f"{path} lists no images. It needs an entry 'frames' with at least one image and its pose.")
+    points = path.parent / str(meta.get("ply_file_path", ""))
+    if "ply_file_path" in meta and not points.is_file():
+        raise InputError(
+            f"There is no file of seed points {points}. Check 'ply_file_path' in {path}; without that entry training "
+            f"starts from random splats."
+        )
     if "camera_model" in meta:
         _check_model(str(meta["camera_model"]), path)
     for index, frame in enumerate(frames):
