@@ -60,8 +60,8 @@ def check_transforms_file(data: Path) -> None:
         data: the folder of the capture, or the file itself.
 
     Raises:
-        InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, or has a frame
-            without a usable pose.
+        InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, or has a
+            frame without a usable pose.
     """
     path = data if data.suffix == ".json" else data / "transforms.json"
     if not path.is_file():
