@@ -134,7 +134,7 @@ class SplatModel(SplatfactoModel):
         )
         # Exporters do not look at the pictures, so that the checkpoint must fit with and without alpha.
         self.exposure = Exposure(self.num_train_data, self.extent) if config.exposure else None
-        self.exposes = config.exposure and not metadata.get("has_alpha")
+        self.exposes = self.exposure is not None and not metadata.get("has_alpha")
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
         self.controls = SplatControls(config.sh_degree)

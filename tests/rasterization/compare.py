@@ -11,7 +11,7 @@ from typing import Dict
 import torch
 from torch import Tensor
 
-from nts_plugins.rasterization import Raster, Rules, rasterize, reference
+from nts_plugins.rasterization import Raster, Rules, installed_rules, rasterize, reference
 from nts_plugins.rasterization._types import Settings
 
 from .scenes import Scene, generator
@@ -150,3 +150,16 @@ def gradient_errors(found: Dict[str, Tensor], expected: Dict[str, Tensor], scene
             size = max(size, (expected["scales"] * scene.gaussians.scales.detach().cpu()).norm().item())
         errors[name] = (found[name] - gradient).norm().item() / (size or 1.0)
     return errors
+
+
+def worst_errors(made: Scene, antialiased: bool = False) -> "tuple[float, float]":
+    """Largest error of a picture, and of a gradient, of the CPU kernels."""
+    options = {"antialiased": antialiased, "depth": "accumulated", "absgrad": True}
+    decided = ~undecided_pixels(made, installed_rules(), antialiased)[..., None]
+    exact, exact_leaves = draw(made.to(torch.float64), backend="reference", **options)
+    weights = {key: decided * scale for key, scale in pixel_scale(exact, options).items()}
+    gradients = upstream(exact, weights)
+    found, leaves = draw(made, backend="cpu", **options)
+    values = value_errors(found, exact, weights)
+    expected = pull_back(exact, exact_leaves, gradients)
+    return max(values.values()), max(gradient_errors(pull_back(found, leaves, gradients), expected, made).values())
