@@ -10,7 +10,7 @@ import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, List, Literal, Optional, Type
+from typing import Any, Collection, Dict, Iterator, Literal, Optional, Type
 
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
@@ -82,7 +82,7 @@ class SplatTrainer(Trainer):
             config.machine.device_type = device  # type: ignore[assignment]
         super().__init__(config, local_rank, world_size)
         self._save_failed: Optional[str] = None
-        self._made: List[Path] = []
+        self._made = [folder for folder in (self.base_dir, *self.base_dir.parents) if not folder.exists()]
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """As nerfstudio does; a disk that fills on the way is an error that says so, and leaves nothing of the run."""
@@ -124,14 +124,12 @@ class SplatTrainer(Trainer):
     @contextlib.contextmanager
     def _no_dead_run(self) -> Iterator[None]:
         """A run that ends in an InputError before its first checkpoint leaves none of the folders that it made."""
-        made = [folder for folder in (self.base_dir, *self.base_dir.parents) if not folder.exists()] or self._made
-        self._made = made
         try:
             yield
         except InputError:
-            if made and not list(self.checkpoint_dir.glob("*.ckpt")):
+            if self._made and not list(self.checkpoint_dir.glob("*.ckpt")):
                 shutil.rmtree(self.base_dir, ignore_errors=True)
-                for folder in made[1:]:
+                for folder in self._made[1:]:
                     with contextlib.suppress(OSError):
                         folder.rmdir()
             raise
