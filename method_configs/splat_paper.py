@@ -42,6 +42,7 @@ splat_paper = MethodSpecification(
                     absgrad=False,
                     revised_opacity=False,
                     max_splats=None,
+                    opacity_cost=0.0,  # not in the paper
                 ),
                 sh_degree=3,  # section 7.1: four bands
                 sh_degree_interval=1000,  # section 7.1

@@ -27,6 +27,13 @@ class DefaultStrategy(Strategy):
         self.config = config
         self.absgrad = config.absgrad
 
+    def losses(self, params: Params, loss: Tensor) -> Dict[str, Tensor]:
+        cost, capacity = self.config.opacity_cost, self.config.capacity
+        if cost == 0 or capacity is None:
+            return {}
+        share = torch.sigmoid(params["opacities"]).sum() / capacity
+        return {"opacity_cost": cost * loss.detach() * share}
+
     def step_pre_backward(
         self, params: Params, optimizers: Optimizers, state: StrategyState, step: int, info: Dict[str, Any]
     ) -> None:

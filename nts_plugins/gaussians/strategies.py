@@ -9,7 +9,7 @@ on the installed version of gsplat. A training step calls them like this::
     ...
     raster = rasterize(..., absgrad=strategy.absgrad)
     strategy.step_pre_backward(params, optimizers, state, step, raster.info)
-    (loss + sum(strategy.losses(params).values())).backward()
+    (loss + sum(strategy.losses(params, loss).values())).backward()
     for optimizer in optimizers.values(): optimizer.step()
     strategy.step_post_backward(params, optimizers, state, step, raster.info, lr=learning_rate_of_the_means)
 
@@ -22,6 +22,7 @@ changes, parameters are replaced in ``params`` and in the optimizers: hold no re
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, replace
 from typing import Any, Dict, Literal, Mapping, MutableMapping, Optional, Union
@@ -79,8 +80,14 @@ class DefaultConfig:
     al. 2024), instead of o each."""
     max_splats: Union[int, Literal["auto"], None] = None
     """No growth beyond this number: when more splats qualify than there is room for, those with the largest gradients
-    grow. It removes no splat that is already there. "auto" allows as many as the training pictures can determine: no
-    more numbers in splats than in pixels. None sets no limit, as in the paper."""
+    grow. It removes no splat that is already there. "auto" is ``capacity``. None sets no limit, as in the paper."""
+    opacity_cost: float = 0.0
+    """Adds this * loss * sum of opacities / ``capacity`` to the loss, with the loss as a constant factor. What pictures
+    hardly ask for fades and is removed; many pictures outweigh the cost, few do not. 1 is Akaike's criterion (1974): a
+    number must explain one nat of the data, where errors are Laplacian of unknown size and a splat counts by its
+    opacity. The paper has none."""
+    capacity: Optional[int] = None
+    """Splats that hold as many numbers as the training pictures; None takes it from the data."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "refine_every", "reset_every")
@@ -91,19 +98,29 @@ class DefaultConfig:
             )
         if isinstance(self.max_splats, int):
             _require_positive(self, "max_splats")
+        if self.capacity is not None:
+            _require_positive(self, "capacity")
+        _require_weight(self, "opacity_cost")
 
     def for_data(self, numbers: Optional[int], numbers_per_splat: int, sparsity: float = 1.0) -> "DefaultConfig":
         """The settings for a capture.
 
         Args:
-            numbers: in all training pictures, three a pixel. None where that is not known: "auto" is then no limit.
+            numbers: in all training pictures, three a pixel. None where that is not known: without a ``capacity``,
+                "auto" is then no limit, and opacity costs nothing.
             numbers_per_splat: position, rotation, scale, opacity and colour, 59 with harmonics of degree 3.
             sparsity: how many times farther than usual seed points lie apart; growth starts that much later.
         """
-        limit = self.max_splats
-        if limit == "auto":
-            limit = None if numbers is None else max(1, numbers // numbers_per_splat)
-        return replace(self, max_splats=limit, refine_start_iter=round(self.refine_start_iter * sparsity))
+        capacity = self.capacity
+        if capacity is None and numbers is not None:
+            capacity = max(1, numbers // numbers_per_splat)
+        return replace(
+            self,
+            capacity=capacity,
+            max_splats=capacity if self.max_splats == "auto" else self.max_splats,
+            opacity_cost=0.0 if capacity is None else self.opacity_cost,
+            refine_start_iter=round(self.refine_start_iter * sparsity),
+        )
 
 
 @dataclass
@@ -133,6 +150,7 @@ class MCMCConfig:
 
     def __post_init__(self) -> None:
         _require_positive(self, "refine_every", "max_splats")
+        _require_weight(self, "opacity_regularization", "scale_regularization")
         if self.max_splats > 2**24:
             raise InputError(
                 f"MCMCConfig.max_splats is {self.max_splats}, but torch draws from at most {2**24} splats."
@@ -176,8 +194,13 @@ class Strategy(ABC):
         """A fresh memory; statistics are created on the parameters' device in the first step."""
         return StrategyState(scene_scale=scene_scale)
 
-    def losses(self, params: Params) -> Dict[str, Tensor]:
-        """Terms that the strategy adds to the training loss, weights included, by name. Differentiable."""
+    def losses(self, params: Params, loss: Tensor) -> Dict[str, Tensor]:
+        """Terms that the strategy adds to the training loss, weights included, by name.
+
+        Args:
+            params: differentiable.
+            loss: of the picture in this step, a scalar; no gradient goes back to it from here.
+        """
         return {}
 
     def step_pre_backward(
@@ -215,13 +238,15 @@ def make_strategy(config: StrategyConfig) -> Strategy:
     """The strategy that a config describes.
 
     Raises:
-        InputError: where ``max_splats`` is still "auto".
+        InputError: where ``max_splats`` is still "auto", or opacity has a cost and ``capacity`` is still None.
     """
     if isinstance(config, DefaultConfig):
         from nts_plugins.gaussians._default_strategy import DefaultStrategy
 
         if config.max_splats == "auto":
             raise InputError('DefaultConfig.max_splats is "auto": resolve it with DefaultConfig.for_data first.')
+        if config.opacity_cost > 0 and config.capacity is None:
+            raise InputError("DefaultConfig.opacity_cost needs a capacity: take it from DefaultConfig.for_data.")
         return DefaultStrategy(config)
     if isinstance(config, MCMCConfig):
         from nts_plugins.gaussians._mcmc_strategy import MCMCStrategy
@@ -235,3 +260,10 @@ def _require_positive(config: StrategyConfig, *names: str) -> None:
         value = getattr(config, name)
         if value < 1:
             raise InputError(f"{type(config).__name__}.{name} is {value}; it must be at least 1.")
+
+
+def _require_weight(config: StrategyConfig, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not 0 <= value < math.inf:
+            raise InputError(f"{type(config).__name__}.{name} is {value}; it must be 0 or more, and finite.")

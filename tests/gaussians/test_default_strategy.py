@@ -2,6 +2,7 @@
 """The default strategy by hand-made gradients: who is duplicated, split, pruned and reset, and what follows them."""
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -335,9 +336,10 @@ def test_cap_counts_a_splat_that_is_duplicated_and_split_twice() -> None:
 
 def test_a_cap_made_from_the_pictures() -> None:
     auto = DefaultConfig(max_splats="auto", refine_every=7)
-    assert auto.for_data(5900, 59) == DefaultConfig(max_splats=100, refine_every=7)
+    assert auto.for_data(5900, 59) == DefaultConfig(max_splats=100, capacity=100, refine_every=7)
     assert auto.for_data(10, 59).max_splats == 1
     assert auto.for_data(None, 59).max_splats is None
+    assert replace(auto, capacity=7).for_data(5900, 59).max_splats == 7
     assert DefaultConfig(max_splats=5).for_data(5900, 59).max_splats == 5
     assert DefaultConfig(refine_start_iter=200).for_data(5900, 59, sparsity=1.5).refine_start_iter == 300
     with pytest.raises(InputError, match="for_data"):
@@ -365,3 +367,22 @@ def test_no_splats_at_all() -> None:
 def test_pruning_below_an_opacity_that_leaves_room_to_reset(value: float) -> None:
     with pytest.raises(InputError, match="prune_opa"):
         DefaultConfig(prune_opa=value)
+
+
+def test_opacity_costs_its_share_of_the_loss() -> None:
+    training = start(5)
+    loss = torch.tensor(0.25, requires_grad=True)
+    assert make_strategy(DefaultConfig(capacity=50)).losses(training.params, loss) == {}
+    config = DefaultConfig(opacity_cost=0.5).for_data(numbers=5900, numbers_per_splat=59)
+    losses = make_strategy(config).losses(training.params, loss)
+    share = torch.sigmoid(training.params["opacities"]).sum() / 100
+    assert torch.allclose(losses["opacity_cost"], 0.5 * 0.25 * share)
+    pulled, back = torch.autograd.grad(losses["opacity_cost"], [training.params["opacities"], loss], allow_unused=True)
+    assert (pulled > 0).all() and back is None
+    with pytest.raises(InputError, match="opacity_cost needs a capacity"):
+        make_strategy(DefaultConfig(opacity_cost=0.5))
+
+
+def test_opacity_costs_nothing_where_pictures_are_not_known() -> None:
+    unknown = DefaultConfig(opacity_cost=0.5).for_data(None, 59)
+    assert make_strategy(unknown).losses(start(5).params, torch.tensor(0.25)) == {}

@@ -115,11 +115,26 @@ def test_statistics_of_another_number_of_splats_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "make",
-    [lambda: DefaultConfig(refine_every=0), lambda: DefaultConfig(max_splats=0), lambda: MCMCConfig(max_splats=0)],
+    [
+        lambda: DefaultConfig(refine_every=0),
+        lambda: DefaultConfig(max_splats=0),
+        lambda: DefaultConfig(capacity=0),
+        lambda: MCMCConfig(max_splats=0),
+    ],
 )
 def test_impossible_configs_are_refused(make: Any) -> None:
     with pytest.raises(InputError, match="must be at least 1"):
         make()
+
+
+@pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [(DefaultConfig, "opacity_cost"), (MCMCConfig, "opacity_regularization"), (MCMCConfig, "scale_regularization")],
+)
+def test_weights_out_of_range_are_refused(config: Any, name: str, weight: float) -> None:
+    with pytest.raises(InputError, match=f"{config.__name__}.{name} is {weight}"):
+        config(**{name: weight})
 
 
 def test_make_strategy_refuses_other_configs() -> None:
