@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The same kernels as other processors run them: compiled for eight lanes, with and without fused multiply-add."""
+"""The same kernels as other processors run them: compiled for eight lanes, with and without fused multiply-add.
+
+Those of x86-64 run here. For Arm they are only compiled, and their instructions looked at.
+"""
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -52,3 +56,60 @@ def test_kernels_of_other_processors(processor: str, needs: str, tmp_path: Path)
     command = [sys.executable, "-c", PROGRAM]
     done = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0 and "drawn with 8" in done.stdout, done.stderr
+
+
+ARM = """
+import re
+
+import torch
+from llvmlite import binding
+
+from nts_plugins.kernels import composite, composite_gradient, ssim
+from nts_plugins.losses import l1_and_ssim
+from tests.rasterization.compare import worst_errors
+from tests.rasterization.scenes import scene
+
+worst_errors(scene(20, seed=1))
+l1_and_ssim(*torch.rand(2, 20, 20, 3, requires_grad=True))[1].backward()
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+machine = binding.Target.from_triple("aarch64-unknown-linux-gnu").create_target_machine(cpu="cortex-a76", opt=3)
+headers = {
+    "target triple": 'target triple = "aarch64-unknown-linux-gnu"',
+    "target datalayout": f'target datalayout = "{machine.target_data}"',
+}
+for kernel in (composite.composite_forward, composite_gradient.composite_backward, ssim.ssim_rows):
+    for code in kernel.inspect_llvm().values():
+        for name, header in headers.items():
+            code = re.sub(rf"{name} = .*", header, code)
+        module = binding.parse_assembly(re.sub(r'"target-(cpu|features)"="[^"]*"', "", code))
+        passes = binding.create_pass_builder(machine, binding.create_pipeline_tuning_options(speed_level=3))
+        passes.getModulePassManager().run(module, passes)
+        instructions = machine.emit_assembly(module)
+        fused = len(re.findall(r"fmla\\tv[0-9]+[.]4s", instructions))
+        called = re.findall(r"bl\\t(f[a-z]+f|exp[a-z0-9]*|__[a-z]+)$", instructions, re.M)
+        print(kernel.py_func.__name__, "fused:", fused, "calls:", *called)
+"""
+
+
+def test_kernels_become_neon_instructions(tmp_path: Path) -> None:
+    """Four lanes an instruction, multiplication and addition fused, and no call of a mathematical function."""
+    try:
+        binding.initialize_all_targets()
+        binding.Target.from_triple("aarch64-unknown-linux-gnu")
+    except RuntimeError:
+        pytest.skip("this LLVM does not know Arm")
+    # What LLVM has optimised for the host may hold the host's own instructions, so it is left to the Arm compiler.
+    plain = {"NUMBA_OPT": "0", "NTS_CPU_LANES": "8", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", ARM],
+        check=False,
+        env={**os.environ, **plain},
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = dict(re.findall(r"^(\w+) fused: (\d+) calls: *$", done.stdout, re.M))
+    assert set(seen) == {"composite_forward", "composite_backward", "ssim_rows"}, done.stdout
+    assert all(int(fused) > 20 for fused in seen.values()), done.stdout
