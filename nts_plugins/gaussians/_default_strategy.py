@@ -27,12 +27,14 @@ class DefaultStrategy(Strategy):
         self.config = config
         self.absgrad = config.absgrad
 
-    def losses(self, params: Params, loss: Tensor) -> Dict[str, Tensor]:
+    def losses(self, params: Params, state: StrategyState, step: int, loss: Tensor) -> Dict[str, Tensor]:
         cost, capacity = self.config.opacity_cost, self.config.capacity
         if cost == 0 or capacity is None:
             return {}
-        share = torch.sigmoid(params["opacities"]).sum() / capacity
-        return {"opacity_cost": cost * loss.detach() * share}
+        opacities = torch.sigmoid(params["opacities"].flatten())
+        if step < self.config.refine_stop_iter:
+            opacities = opacities * (_statistic(state, "count", params["means"]) > 0)
+        return {"opacity_cost": cost / capacity * loss.detach() * opacities.sum()}
 
     def step_pre_backward(
         self, params: Params, optimizers: Optimizers, state: StrategyState, step: int, info: Dict[str, Any]

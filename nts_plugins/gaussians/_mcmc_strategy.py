@@ -25,7 +25,7 @@ class MCMCStrategy(Strategy):
     def __init__(self, config: MCMCConfig) -> None:
         self.config = config
 
-    def losses(self, params: Params, loss: Tensor) -> Dict[str, Tensor]:
+    def losses(self, params: Params, state: StrategyState, step: int, loss: Tensor) -> Dict[str, Tensor]:
         config = self.config
         return {
             "opacity_regularization": config.opacity_regularization * torch.sigmoid(params["opacities"]).mean(),

@@ -9,7 +9,7 @@ on the installed version of gsplat. A training step calls them like this::
     ...
     raster = rasterize(..., absgrad=strategy.absgrad)
     strategy.step_pre_backward(params, optimizers, state, step, raster.info)
-    (loss + sum(strategy.losses(params, loss).values())).backward()
+    (loss + sum(strategy.losses(params, state, step, loss).values())).backward()
     for optimizer in optimizers.values(): optimizer.step()
     strategy.step_post_backward(params, optimizers, state, step, raster.info, lr=learning_rate_of_the_means)
 
@@ -80,14 +80,17 @@ class DefaultConfig:
     al. 2024), instead of o each."""
     max_splats: Union[int, Literal["auto"], None] = None
     """No growth beyond this number: when more splats qualify than there is room for, those with the largest gradients
-    grow. It removes no splat that is already there. "auto" is ``capacity``. None sets no limit, as in the paper."""
+    grow. It removes no splat that is already there. "auto" allows no more numbers in splats than in pixels, see
+    ``capacity``. None sets no limit, as in the paper."""
     opacity_cost: float = 0.0
     """Adds this * loss * sum of opacities / ``capacity`` to the loss, with the loss as a constant factor. What pictures
-    hardly ask for fades and is removed; many pictures outweigh the cost, few do not. 1 is Akaike's criterion (1974): a
-    number must explain one nat of the data, where errors are Laplacian of unknown size and a splat counts by its
-    opacity. The paper has none."""
+    hardly ask for fades and, while splats are refined, is removed. 1 follows Akaike's criterion (1974): a number must
+    explain one nat of the data, where errors are absolute, independent, and of unknown size, and a splat counts by its
+    opacity. A splat pays from its first visible step after each refinement on: before it, after a reset, Adam would
+    follow the cost alone, at its full rate however small it is. The paper has none."""
     capacity: Optional[int] = None
-    """Splats that hold as many numbers as the training pictures; None takes it from the data."""
+    """Splats that hold as many numbers as the training pictures, masked pixels included; None takes it from the data.
+    "auto" limits splats to it, and a larger one makes opacity cheaper."""
 
     def __post_init__(self) -> None:
         _require_positive(self, "refine_every", "reset_every")
@@ -194,11 +197,13 @@ class Strategy(ABC):
         """A fresh memory; statistics are created on the parameters' device in the first step."""
         return StrategyState(scene_scale=scene_scale)
 
-    def losses(self, params: Params, loss: Tensor) -> Dict[str, Tensor]:
+    def losses(self, params: Params, state: StrategyState, step: int, loss: Tensor) -> Dict[str, Tensor]:
         """Terms that the strategy adds to the training loss, weights included, by name.
 
         Args:
             params: differentiable.
+            state: as the last step left it.
+            step: the trainer's step, counted from 0.
             loss: of the picture in this step, a scalar; no gradient goes back to it from here.
         """
         return {}

@@ -314,7 +314,7 @@ class SplatModel(SplatfactoModel):
         config = self.config
         if config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
             losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
-        losses.update(self.strategy.losses(self.gauss_params, losses["main_loss"]))
+        losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
         self.camera_optimizer.get_loss_dict(losses)
         for head in self._heads():
             if head.trains_at(self.step):

@@ -51,7 +51,7 @@ def train(config: Any, rules: Rules, steps: int = 25) -> Tuple[ParameterDict, li
         raster = draw(params, rules, strategy.absgrad)
         strategy.step_pre_backward(params, optimizers, state, step, raster.info)
         loss = (raster.colors - target).abs().mean()
-        (loss + sum(strategy.losses(params, loss).values())).backward()
+        (loss + sum(strategy.losses(params, state, step, loss).values())).backward()
         for optimizer in optimizers.values():
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

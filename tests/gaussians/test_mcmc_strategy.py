@@ -224,7 +224,7 @@ def test_edges(n: int, opacity: float) -> None:
 def test_losses_are_the_weighted_means() -> None:
     training = start(5)
     strategy = make_strategy(MCMCConfig(opacity_regularization=0.5, scale_regularization=2.0))
-    losses = strategy.losses(training.params, torch.tensor(0.1))
+    losses = strategy.losses(training.params, strategy.initialize_state(), 0, torch.tensor(0.1))
     assert torch.allclose(losses["opacity_regularization"], 0.5 * torch.sigmoid(training.params["opacities"]).mean())
     assert torch.allclose(losses["scale_regularization"], 2.0 * training.params["scales"].exp().mean())
     pulled = torch.autograd.grad(sum(losses.values()), [training.params["opacities"], training.params["scales"]])
