@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The same kernels as other processors run them: compiled for eight lanes, with and without fused multiply-add.
 
-Those of x86-64 run here. For Arm they are only compiled, and their instructions looked at.
+Those of x86-64 run here. For Arm the three that take most of the time are compiled, and their instructions looked at.
 """
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -87,11 +86,13 @@ for kernel in (composite.composite_forward, composite_gradient.composite_backwar
         passes.getModulePassManager().run(module, passes)
         instructions = machine.emit_assembly(module)
         fused = len(re.findall(r"fmla\\tv[0-9]+[.]4s", instructions))
-        called = re.findall(r"bl\\t(f[a-z]+f|exp[a-z0-9]*|__[a-z]+)$", instructions, re.M)
-        print(kernel.py_func.__name__, "fused:", fused, "calls:", *called)
+        called = set(re.findall(r"^\\s+bl?\\t([A-Za-z_]\\w*)$", instructions, re.M))
+        called = [name for name in called if not re.match(r"NRT_|_?Py|_ZN|numba_|mem(set|cpy|move)", name)]
+        print("seen", kernel.py_func.__name__, fused, *called)
 """
 
 
+@pytest.mark.skipif(not hasattr(binding, "create_pass_builder"), reason="this llvmlite compiles for the host only")
 def test_kernels_become_neon_instructions(tmp_path: Path) -> None:
     """Four lanes an instruction, multiplication and addition fused, and no call of a mathematical function."""
     try:
@@ -110,6 +111,6 @@ def test_kernels_become_neon_instructions(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    seen = dict(re.findall(r"^(\w+) fused: (\d+) calls: *$", done.stdout, re.M))
-    assert set(seen) == {"composite_forward", "composite_backward", "ssim_rows"}, done.stdout
-    assert all(int(fused) > 20 for fused in seen.values()), done.stdout
+    seen = [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("seen")]
+    assert {name for name, *_ in seen} == {"composite_forward", "composite_backward", "ssim_rows"}, done.stdout
+    assert all(int(fused) > 20 and not calls for _, fused, *calls in seen), done.stdout

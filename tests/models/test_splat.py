@@ -378,3 +378,16 @@ def test_settings_out_of_range_are_named(setting: dict) -> None:
     (name,) = setting
     with pytest.raises(InputError, match=f"--pipeline.model.{name.replace('_', '-')} is .*; it must be"):
         make_model(config(**setting))
+
+
+def test_opacity_costs_a_part_of_the_pictures_loss() -> None:
+    costly = config(densify=DefaultConfig(opacity_cost=0.5))
+    model = make_model(costly, training_numbers=59 * 200)
+    model.step = costly.densify.refine_stop_iter
+    losses = model.get_loss_dict(model.get_outputs(camera()), picture())
+    share = model.opacities.sigmoid().sum() / 200
+    torch.testing.assert_close(losses["opacity_cost"], 0.5 * losses["main_loss"] * share)
+    model.eval()
+    assert "opacity_cost" not in model.get_loss_dict(model.get_outputs(camera()), picture())
+    for free in (make_model(costly), make_model(config(strategy="mcmc"), training_numbers=59 * 200)):
+        assert "opacity_cost" not in free.get_loss_dict(free.get_outputs(camera()), picture())
