@@ -16,6 +16,8 @@ from nts_plugins.errors import InputError
 
 FOLDER = Path(__file__).resolve().parent / "results"
 PACKAGES = ("torch", "numba", "numpy", "gsplat", "nerfstudio")
+PLACES = ("NUMBA_CACHE_DIR", "NTS_TEST_DATA", "NTS_CI_CACHE")
+"""Settings that say where things lie on one machine. They change no figure and mean nothing on another machine."""
 
 
 @dataclass
@@ -42,7 +44,11 @@ class Table:
 
 def _provenance() -> Dict[str, Any]:
     """Where, when, from what and how: machine, versions, environment, command, date, commit."""
-    settings = {name: value for name, value in os.environ.items() if name.startswith(("OMP_", "NUMBA_", "NTS_"))}
+    settings = {
+        name: value
+        for name, value in os.environ.items()
+        if name.startswith(("OMP_", "NUMBA_", "NTS_")) and name not in PLACES
+    }
     versions = {"python": platform.python_version(), "nts-plugins": __version__}
     for package in PACKAGES:
         versions[package] = ".".join(map(str, compat.version_of(package))) or "not installed"

@@ -178,7 +178,8 @@ def write(report: Report, progress: Progress) -> Path:
         "Held-out views, every pixel; *PSNR inside* leaves out a rim of 3 % on each side, which in fox is black where "
         "undistorting left nothing (no scene looks like that). *training s*: first to last iteration, all marks before "
         "included; *commands s*: the same with starting, reading and saving. *ms*: one iteration, median of the last "
-        "hundred. *peak MiB*: of ns-train."
+        "hundred. *peak MiB*: of ns-train. The command is that of the last run, which may have measured some cases "
+        "only; with its `--cases`, each row is what the commit that it names gave."
     )
     report.tables.clear()
     table = report.table("Held-out views", note)

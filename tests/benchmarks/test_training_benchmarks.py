@@ -199,6 +199,16 @@ def test_times_come_from_the_log(tmp_path: Path) -> None:
     assert milliseconds == pytest.approx(20.0, abs=1e-3)
 
 
+def test_provenance_holds_settings_and_no_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("NTS_TEST_DATA", str(tmp_path))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
+    report = Report("x", "X", folder=tmp_path)
+    assert report.provenance["environment"]["OMP_NUM_THREADS"] == "1"
+    report.write()
+    assert all(str(tmp_path) not in path.read_text() for path in report.paths())
+
+
 def test_provenance_names_the_method(tmp_path: Path) -> None:
     report = Report("x", "X", folder=tmp_path)
     assert quality.finished_rows(report) == []
