@@ -21,6 +21,7 @@ from nts_plugins.rasterization import reference, sh
 from nts_plugins.rasterization._backends import BackendUnavailable
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.rules import installed_rules
+from nts_plugins.rasterization.textures import Textures
 
 _WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513)
 """Numbers of channels for which gsplat compiles its kernels; it pads others to the next power of two."""
@@ -43,13 +44,17 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
+    textures: Optional[Textures] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
     Raises:
-        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own are asked for.
+        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own, or textures, are asked
+            for.
         ValueError: when ``absgrad`` is asked for with more channels than fit into one pass on this GPU.
     """
+    if textures is not None:
+        raise BackendUnavailable("gsplat draws no textures. On a GPU the backend 'reference' does, slowly.")
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
     if len(gaussians) == 0:
         # There is nothing to launch a kernel on, and the background alone costs nothing.

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local textures on the CPU backend: what the kernels of ``kernels.textured`` read, and their gradients."""
+
+from typing import Any, NamedTuple, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.rotations import rotation_matrices
+from nts_plugins.kernels import texture_sampling, textured, textured_gradient
+from nts_plugins.kernels.blocks import POWER_TABLE
+from nts_plugins.kernels.threads import run
+from nts_plugins.rasterization._cpu_projection import flat
+from nts_plugins.rasterization.textures import Textures
+
+_TANH = texture_sampling.tanh_constants(POWER_TABLE)
+
+
+class Skin(NamedTuple):
+    """The textures of one camera, but for what has a gradient."""
+
+    row_of: np.ndarray  # [N] int32, -1 where a splat has none
+    resolution: int
+    amplitudes: np.ndarray  # [4]
+    tanh: bool
+    moves: bool
+
+    @property
+    def forward_kernel(self) -> Any:
+        return textured.composite_tanh if self.tanh else textured.composite_plain
+
+    def arrays(self, vectors: Tensor, planes: Tensor, rays: Tensor) -> Tuple[Any, ...]:
+        """What both kernels read of the textures."""
+        flat_rays = rays.detach().contiguous().numpy().reshape(-1)
+        return (
+            *(self.row_of, flat_rays, flat(vectors), flat(planes)),
+            *(self.amplitudes, self.resolution, _TANH),
+        )
+
+    def pull_back(
+        self,
+        texture: Sequence[Tensor],
+        drawn: Tuple[Any, ...],
+        first_slot: np.ndarray,
+        incoming: Tuple[Any, ...],
+        records: np.ndarray,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Gradients of vectors, planes and rays; fills the records of the splats."""
+        vectors, planes, rays = texture
+        owners = (self.row_of >= 0).nonzero()[0]
+        counts = np.zeros(len(vectors), np.int64)
+        counts[self.row_of[owners]] = (first_slot[1:] - first_slot[:-1])[owners]
+        first_record = np.concatenate([[0], np.cumsum(counts)])
+        size = textured_gradient.texture_record(self.resolution)
+        texture_records = np.empty(first_record[-1] * size, np.float32)
+        run(
+            textured_gradient.backward[self.tanh, self.moves], *drawn, *self.arrays(*texture), first_slot,
+            first_record, *incoming, records, texture_records,
+        )  # fmt: skip
+        grad_vectors, grad_planes = np.empty(vectors.shape, np.float32), np.empty(planes.shape, np.float32)
+        grad_rays = np.empty(rays.shape, np.float64)
+        flat_grads = (array.reshape(-1) for array in (grad_vectors, grad_planes, grad_rays))
+        run(textured_gradient.gather_textures, first_record, texture_records, self.resolution, *flat_grads)
+        return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
+
+
+def skin_of(textures: Textures, n_splats: int) -> Skin:
+    """The same for every camera."""
+    row_of = np.full(n_splats, -1, np.int32)
+    row_of[textures.splats.numpy()] = np.arange(len(textures), dtype=np.int32)
+    amplitudes = np.array(textures.amplitudes, np.float32)
+    return Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
+
+
+def rays_of(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
+    """[M, RAYS] float64: how a camera's rays meet the splats that have textures, see ``kernels.texture_sampling``.
+
+    Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
+    """
+    with torch.set_grad_enabled(textures.moves_splats and torch.is_grad_enabled()):
+        chosen = textures.splats
+        means, quats = gaussians.means[chosen].double(), gaussians.quats[chosen].double()
+        scales, viewmat, K = gaussians.scales[chosen].double(), viewmat.double(), K.detach().double()
+        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2) @ viewmat[:3, :3].T
+        centres = means @ viewmat[:3, :3].T + viewmat[:3, 3]
+        focal, principal = K[[0, 1], [0, 1]], K[[0, 1], [2, 2]]
+        depth = centres[:, 2:]
+        means2d = focal * centres[:, :2] / depth + principal
+        middle = (to_splat @ centres[..., None])[..., 0]
+        # The point does not depend on how long directions are, and tiny splats' would overflow.
+        middle, length = middle / middle.norm(dim=1, keepdim=True).detach(), middle.norm(dim=1).detach()
+        steps = to_splat[..., :2] * (depth[:, None] / focal)  # [M, 3, 2]
+        turns = torch.linalg.cross(steps, middle[..., None].expand_as(steps), dim=1)
+        steps = steps / length[:, None, None]
+        columns = (means2d, steps[..., 0], steps[..., 1], middle, turns[..., 0], turns[..., 1])
+        return torch.cat(columns, dim=-1)
+
+
+def planes_of(textures: Textures) -> Tensor:
+    """[M, 3] weights of the planes."""
+    if textures.weights is None:
+        return torch.full((len(textures), 3), 1 / 3)
+    return textures.weights
