@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local textures on the CPU backend: what the kernels of ``kernels.textured`` read, and their gradients."""
 
-from typing import Any, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -66,15 +66,25 @@ class Skin(NamedTuple):
         return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
 
 
-def skin_of(textures: Textures, n_splats: int) -> Skin:
-    """The same for every camera."""
-    row_of = np.full(n_splats, -1, np.int32)
-    row_of[textures.splats.numpy()] = np.arange(len(textures), dtype=np.int32)
+Inputs = Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]
+
+
+def texture_inputs(
+    textures: Optional[Textures], gaussians: Gaussians, viewmat: Tensor, K: Tensor
+) -> Tuple[Inputs, Optional[Skin]]:
+    """One camera's textures as ``_cpu_composite.Composite`` wants them: vectors, planes and rays, and the rest."""
+    if textures is None:
+        return (None, None, None), None
+    m, row_of = len(textures), np.full(len(gaussians), -1, np.int32)
+    row_of[textures.splats.numpy()] = np.arange(m, dtype=np.int32)
     amplitudes = np.array(textures.amplitudes, np.float32)
-    return Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
+    skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
+    planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
+    rays = _rays(textures, gaussians, viewmat, K)
+    return (textures.vectors.to(torch.float32), planes, rays), skin
 
 
-def rays_of(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
+def _rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
     """[M, RAYS] float64: how a camera's rays meet the splats that have textures, see ``kernels.texture_sampling``.
 
     Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
@@ -96,10 +106,3 @@ def rays_of(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor
         steps = steps / length[:, None, None]
         columns = (means2d, steps[..., 0], steps[..., 1], middle, turns[..., 0], turns[..., 1])
         return torch.cat(columns, dim=-1)
-
-
-def planes_of(textures: Textures) -> Tensor:
-    """[M, 3] weights of the planes."""
-    if textures.weights is None:
-        return torch.full((len(textures), 3), 1 / 3)
-    return textures.weights

@@ -5,7 +5,7 @@ float32 only; other dtypes are cast on the way in and gradients on the way out. 
 threads, and several Python threads may draw at once.
 """
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._cpu_composite import Composite, constants, tile_grid, tile_lists
 from nts_plugins.rasterization._cpu_projection import View, flat, project, view_colors
-from nts_plugins.rasterization._cpu_textures import planes_of, rays_of, skin_of
+from nts_plugins.rasterization._cpu_textures import texture_inputs
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
-from nts_plugins.rasterization.textures import Textures
+from nts_plugins.rasterization.textures import TextureSource, textures_of
 
 
 def rasterize(
@@ -30,7 +30,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
-    textures: Optional[Textures] = None,
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there."""
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.to(torch.float32)
@@ -41,7 +41,6 @@ def rasterize(
         means2d.absgrad = absgrad  # type: ignore[attr-defined]
     n_channels = 0 if channels is None else channels.shape[-1]
     widths = [gaussians.color_channels, n_channels, 0 if settings.depth is None else 1]
-    skin = None if textures is None else skin_of(textures, len(gaussians))
     pictures, alphas = [], []
     for c, view in enumerate(views):
         columns = [view_colors(gaussians, viewmats[c], settings.sh_degree, view.radii)]
@@ -50,10 +49,7 @@ def rasterize(
         if settings.depth is not None:
             columns.append(view.depths[:, None])
         values = torch.cat([column.to(torch.float32) for column in columns], dim=1) if len(columns) > 1 else columns[0]
-        texture: Sequence[Optional[Tensor]] = (None, None, None)
-        if textures is not None:
-            rays = rays_of(textures, gaussians, viewmats[c], Ks[c])
-            texture = (textures.vectors.to(torch.float32), planes_of(textures).to(torch.float32), rays)
+        texture, skin = texture_inputs(textures_of(textures, view.radii.amin(dim=1) > 0), gaussians, viewmats[c], Ks[c])
         image, alpha = Composite.apply(
             means2d[c],
             view.conics,

@@ -21,7 +21,7 @@ from nts_plugins.rasterization import reference, sh
 from nts_plugins.rasterization._backends import BackendUnavailable
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.rules import installed_rules
-from nts_plugins.rasterization.textures import Textures
+from nts_plugins.rasterization.textures import TextureSource
 
 _WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513)
 """Numbers of channels for which gsplat compiles its kernels; it pads others to the next power of two."""
@@ -44,7 +44,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
-    textures: Optional[Textures] = None,
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 

@@ -20,7 +20,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
-from nts_plugins.rasterization.textures import Textures, sampler
+from nts_plugins.rasterization.textures import TextureSource, sampler, textures_of
 
 _LARGEST_RADIUS = 1e9
 """Pixels. Larger radii would not fit into 32-bit integers; they cover every image anyway."""
@@ -57,7 +57,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
-    textures: Optional[Textures] = None,
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
@@ -80,6 +80,7 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
+    skins = [textures_of(textures, visible) for visible in projection.visible]
     pictures = [
         composite(
             projection.means2d[camera],
@@ -91,7 +92,7 @@ def rasterize(
             settings,
             backdrop[camera],
             None if absgrad is None else absgrad[camera],
-            None if textures is None else sampler(textures, gaussians, viewmats[camera], Ks[camera]),
+            None if (skin := skins[camera]) is None else sampler(skin, gaussians, viewmats[camera], Ks[camera]),
         )
         for camera in range(cameras)
     ]

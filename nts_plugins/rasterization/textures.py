@@ -7,7 +7,7 @@ every other backend is tested against that.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Callable, Optional, Tuple
+from typing import Callable, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -58,8 +58,24 @@ class Textures:
         return replace(self, vectors=function(self.vectors), weights=weights)
 
 
-def check_textures(textures: Textures, n_splats: int) -> None:
-    """Shapes, and on the CPU the numbers of the splats too.
+TextureSource = Union[Textures, Callable[[Tensor], Optional[Textures]]]
+"""Textures, the same for every camera; or a function that is called once for each camera, with a mask [N] of the splats
+that it draws, and gives those of this camera: textures are made only for splats that are seen."""
+
+
+def textures_of(source: Optional[TextureSource], visible: Tensor) -> Optional[Textures]:
+    """The textures of a camera that draws the splats of a mask [N]; None where there are none."""
+    if source is None or isinstance(source, Textures):
+        return source
+    textures = source(visible)
+    if textures is None or len(textures) == 0:
+        return None
+    check_textures(textures, len(visible), values=False)
+    return textures
+
+
+def check_textures(textures: Textures, n_splats: int, values: bool = True) -> None:
+    """Shapes, and on the CPU, if wanted, the numbers of the splats too.
 
     Raises:
         ValueError: naming what does not fit.
@@ -78,7 +94,7 @@ def check_textures(textures: Textures, n_splats: int) -> None:
         raise ValueError(f"Textures.vectors has {vectors.shape[2]} texels along an axis; at least 2 are needed.")
     if weights is not None and weights.shape != (m, 3):
         raise ValueError(f"Textures.weights has shape {tuple(weights.shape)}, expected [{m}, 3].")
-    if splats.device.type != "cpu" or m == 0:
+    if splats.device.type != "cpu" or m == 0 or not values:
         return
     if int(splats.min()) < 0 or int(splats.max()) >= n_splats:
         raise ValueError(f"Textures.splats must lie from 0 to {n_splats - 1}.")
