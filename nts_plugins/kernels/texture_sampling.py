@@ -22,10 +22,7 @@ from nts_plugins.kernels.vector_math import (
 from nts_plugins.kernels.vector_shapes import first_half, join, second_half
 from nts_plugins.kernels.vectors import LANES, at, broadcast, load, splat, store
 
-# Columns of a textured splat's rays, in its own frame and in standard deviations. At the offset (x, y) in pixels from
-# the splat's centre a ray has the direction d = CENTRE + x STEP_X + y STEP_Y, whatever its length, and meets the splat
-# at d x w / d.d, with w = x TURN_X + y TURN_Y. TURN, the cross product of STEP and CENTRE, is taken in float64: on flat
-# splats the common o - (o.d / d.d) d is a small difference of large numbers, and this is not.
+# Columns of ``rasterization.textures.splat_rays``: how rays meet a splat, d x w / d.d.
 MEAN_X, MEAN_Y, STEP_X, STEP_Y, CENTRE, TURN_X, TURN_Y = 0, 1, 2, 5, 8, 11, 14
 RAYS = 17
 LOCAL_RAYS = 20

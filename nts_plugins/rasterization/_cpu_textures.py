@@ -8,12 +8,11 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.kernels import texture_sampling, textured, textured_gradient
 from nts_plugins.kernels.blocks import POWER_TABLE
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._cpu_projection import flat
-from nts_plugins.rasterization.textures import Textures
+from nts_plugins.rasterization.textures import Textures, splat_rays
 
 _TANH = texture_sampling.tanh_constants(POWER_TABLE)
 
@@ -80,29 +79,5 @@ def texture_inputs(
     amplitudes = np.array(textures.amplitudes, np.float32)
     skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
     planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
-    rays = _rays(textures, gaussians, viewmat, K)
+    rays = splat_rays(textures, gaussians, viewmat, K)
     return (textures.vectors.to(torch.float32), planes, rays), skin
-
-
-def _rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
-    """[M, RAYS] float64: how a camera's rays meet the splats that have textures, see ``kernels.texture_sampling``.
-
-    Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
-    """
-    with torch.set_grad_enabled(textures.moves_splats and torch.is_grad_enabled()):
-        chosen = textures.splats
-        means, quats = gaussians.means[chosen].double(), gaussians.quats[chosen].double()
-        scales, viewmat, K = gaussians.scales[chosen].double(), viewmat.double(), K.detach().double()
-        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2) @ viewmat[:3, :3].T
-        centres = means @ viewmat[:3, :3].T + viewmat[:3, 3]
-        focal, principal = K[[0, 1], [0, 1]], K[[0, 1], [2, 2]]
-        depth = centres[:, 2:]
-        means2d = focal * centres[:, :2] / depth + principal
-        middle = (to_splat @ centres[..., None])[..., 0]
-        # The point does not depend on how long directions are, and tiny splats' would overflow.
-        middle, length = middle / middle.norm(dim=1, keepdim=True).detach(), middle.norm(dim=1).detach()
-        steps = to_splat[..., :2] * (depth[:, None] / focal)  # [M, 3, 2]
-        turns = torch.linalg.cross(steps, middle[..., None].expand_as(steps), dim=1)
-        steps = steps / length[:, None, None]
-        columns = (means2d, steps[..., 0], steps[..., 1], middle, turns[..., 0], turns[..., 1])
-        return torch.cat(columns, dim=-1)

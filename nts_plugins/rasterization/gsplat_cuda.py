@@ -49,16 +49,14 @@ def rasterize(
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
     Raises:
-        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own, or textures, are asked
-            for.
+        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own are asked for.
         ValueError: when ``absgrad`` is asked for with more channels than fit into one pass on this GPU.
     """
-    if textures is not None:
-        raise BackendUnavailable("gsplat draws no textures. On a GPU the backend 'reference' does, slowly.")
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
     if len(gaussians) == 0:
         # There is nothing to launch a kernel on, and the background alone costs nothing.
         return reference.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
+    _require(settings)
     values, color_width = _view_colors(gaussians, viewmats, settings.sh_degree), gaussians.color_channels
     if channels is not None:
         channels = channels.float()
@@ -66,14 +64,14 @@ def rasterize(
             cameras = viewmats.shape[0]
             values, channels = (part.expand(cameras, *part.shape[-2:]) for part in (values, channels))
         values = torch.cat([values, channels], dim=-1)
-    pictures, alphas, info = _draw(
-        gaussians,
-        values,
-        viewmats,
-        Ks,
-        settings,
-        _join_backgrounds(values, background, channel_background, color_width),
-    )
+    backgrounds = _join_backgrounds(values, background, channel_background, color_width)
+    if textures is None:
+        pictures, alphas, info = _draw(gaussians, values, viewmats, Ks, settings, backgrounds)
+    else:
+        from nts_plugins.rasterization import _gsplat_textured
+
+        drawn = _gsplat_textured.draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures)
+        pictures, alphas, info = drawn
     return Raster(
         colors=pictures[..., :color_width],
         alphas=alphas,
@@ -89,6 +87,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     if len(gaussians) == 0:
         return Lifted(features.new_zeros((0, features.shape[-1]), dtype=torch.float32), gaussians.opacities)
     # Whatever the caller has switched off: this needs a graph, and tensors of inference mode cannot be part of one.
+    _require(settings)
     with torch.inference_mode(False), torch.enable_grad():
         gaussians = gaussians.map(torch.clone)
         ones = torch.ones((*features.shape[:-1], 1), device=features.device)
@@ -125,6 +124,20 @@ def lift_ids(
     return LiftedIds(unique // columns, unique % columns, weights, n_splats=len(gaussians), n_ids=n_ids)
 
 
+def _require(settings: Settings) -> None:
+    """gsplat's extension is there, and its rules are those asked for.
+
+    Raises:
+        BackendUnavailable: where that is not so.
+    """
+    _require_extension()
+    if settings.rules != installed_rules():
+        raise BackendUnavailable(
+            f"The gsplat backend draws by the installed gsplat's rules ({installed_rules().name}), not by "
+            f"{settings.rules.name}. Leave rules unset, or choose the backend 'reference'."
+        )
+
+
 def _draw(
     gaussians: Gaussians,
     values: Tensor,  # [N, W] or [C, N, W]
@@ -134,12 +147,6 @@ def _draw(
     backgrounds: Optional[Tensor],  # [C, W]
 ) -> Tuple[Tensor, Tensor, Dict[str, Any]]:
     """Values [C, H, W, W'] (with depth as the last one when asked for), alphas [C, H, W, 1] and gsplat's record."""
-    _require_extension()
-    if settings.rules != installed_rules():
-        raise BackendUnavailable(
-            f"The gsplat backend draws by the installed gsplat's rules ({installed_rules().name}), not by "
-            f"{settings.rules.name}. Leave rules unset, or choose the backend 'reference'."
-        )
     width = values.shape[-1] + (settings.depth is not None)
     widest = _widest_pass(gaussians.device)
     if settings.absgrad and width > widest:

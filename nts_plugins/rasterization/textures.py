@@ -127,6 +127,35 @@ def splat_points(gaussians: Gaussians, viewmat: Tensor, K: Tensor, pixels: Tenso
     return origins - along[..., None] * directions
 
 
+def splat_rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
+    """[M, 17] float64: how a camera's rays meet the splats that have textures, fit for arithmetic in float32.
+
+    A ray at the offset (x, y) in pixels from a splat's centre has the direction d = c + x s + y t in the splat's own
+    frame, in standard deviations (of whatever length), and meets the splat at d x w / d.d with w = x (s x c) + y (t x
+    c). The columns are the centre in pixels (2), s, t, c, s x c and t x c. It is the point of :func:`splat_points`,
+    which on flat splats is a small difference of large numbers.
+
+    Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
+    """
+    with torch.set_grad_enabled(textures.moves_splats and torch.is_grad_enabled()):
+        chosen = textures.splats
+        means, quats = gaussians.means[chosen].double(), gaussians.quats[chosen].double()
+        scales, viewmat, K = gaussians.scales[chosen].double(), viewmat.double(), K.detach().double()
+        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2) @ viewmat[:3, :3].T
+        centres = means @ viewmat[:3, :3].T + viewmat[:3, 3]
+        focal, principal = K[[0, 1], [0, 1]], K[[0, 1], [2, 2]]
+        depth = centres[:, 2:]
+        means2d = focal * centres[:, :2] / depth + principal
+        middle = (to_splat @ centres[..., None])[..., 0]
+        # The point does not depend on how long directions are, and tiny splats' would overflow.
+        middle, length = middle / middle.norm(dim=1, keepdim=True).detach(), middle.norm(dim=1).detach()
+        steps = to_splat[..., :2] * (depth[:, None] / focal)  # [M, 3, 2]
+        turns = torch.linalg.cross(steps, middle[..., None].expand_as(steps), dim=1)
+        steps = steps / length[:, None, None]
+        columns = (means2d, steps[..., 0], steps[..., 1], middle, turns[..., 0], turns[..., 1])
+        return torch.cat(columns, dim=-1)
+
+
 def sample(textures: Textures, points: Tensor) -> Tensor:
     """[P, M, 4] what M textures show at points [P, M, 3] in standard deviations; 0 outside of a plane.
 

@@ -12,7 +12,7 @@ from nts_plugins.rasterization import GSPLAT_1_4, GSPLAT_1_5, BackendUnavailable
 
 from .compare import draw, pictures, pixel_scale, pull_back, upstream
 from .fake_gsplat import FakeGsplat
-from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene, textured
+from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene
 
 gsplat_cuda = pytest.importorskip("nts_plugins.rasterization.gsplat_cuda")
 
@@ -21,7 +21,8 @@ gsplat_cuda = pytest.importorskip("nts_plugins.rasterization.gsplat_cuda")
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGsplat:
     fake = FakeGsplat()
     monkeypatch.setattr(gsplat_cuda.gsplat.rendering, "rasterization", fake.rasterization)
-    monkeypatch.setattr(gsplat_cuda.gsplat, "spherical_harmonics", fake.spherical_harmonics)
+    for name in ("spherical_harmonics", "fully_fused_projection", "isect_tiles", "isect_offset_encode"):
+        monkeypatch.setattr(gsplat_cuda.gsplat, name, getattr(fake, name))
     monkeypatch.setattr(gsplat_cuda, "_require_extension", lambda: None)
     monkeypatch.setattr(_api, "select_backend", lambda device, backend=None: backend)
     return fake
@@ -152,8 +153,3 @@ def test_a_missing_extension_is_named(monkeypatch: pytest.MonkeyPatch, module: O
     gsplat_cuda._require_extension.cache_clear()
     with pytest.raises(BackendUnavailable, match="install the CUDA toolkit"):
         draw(scene(5), backend="gsplat")
-
-
-def test_textures_are_refused(fake: FakeGsplat) -> None:
-    with pytest.raises(BackendUnavailable, match="draws no textures"):
-        draw(textured(scene(5, seed=3)), backend="gsplat")
