@@ -33,10 +33,13 @@ TEXEL = 8
 WIDE = 16
 """Lanes of a tanh: four channels of four texels."""
 
-# Where a block's places in a texture lie: for each axis the lower texel's weight, the upper one's, and the lower
-# texel's first float (int32) in a texture of the axis.
+# Where a block's pixels lie in a texture: for each axis the weights of the lower and of the upper texel, and (int32)
+# the lower texel.
 LOW, HIGH = 0, 3 * LANES
 PLACES = 6 * LANES
+TEXELS = 3 * LANES
+AXES = 3 * TEXEL * LANES
+"""Floats of a block's interpolated vectors, pixel by pixel."""
 
 _F = np.float32
 
@@ -75,7 +78,7 @@ def from_ray(rays, k, x, y):
 
 
 @inlined
-def place_on_axis(p, axis, scale, middle, last, weights, texels):
+def place_on_axis(p, axis, scale, middle, last, weights, texels, n):
     """Between which texels of an axis the points p lie; weights are 0 outside."""
     zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
     place = fma(p, scale, middle)
@@ -83,65 +86,71 @@ def place_on_axis(p, axis, scale, middle, last, weights, texels):
     inside = (place >= zero) & (place <= last)
     low = minimum(maximum(round_down(place), zero), last - one)
     high = place - low
-    store(weights, LOW + axis * LANES, select(inside, one - high, zero))
-    store(weights, HIGH + axis * LANES, select(inside, high, zero))
-    store(texels, axis * LANES, to_int(low))
+    store(weights, n * PLACES + LOW + axis * LANES, select(inside, one - high, zero))
+    store(weights, n * PLACES + HIGH + axis * LANES, select(inside, high, zero))
+    store(texels, n * TEXELS + axis * LANES, to_int(low))
 
 
 @inlined
-def place_in_texture(rays, k, x, y, resolution, weights, texels):
+def place_in_texture(rays, k, x, y, resolution, weights, texels, n):
     """Where the rays of the pixels x, y meet a splat's texture.
 
-    ``weights`` [PLACES] gets those of the lower and the upper texel on each axis, ``texels`` [3 * LANES] int32 the
-    lower one.
+    ``weights`` gets those of the lower and the upper texel on each axis, ``texels`` int32 the lower one, both as the
+    n-th of their kind.
     """
     x, y = x - broadcast(rays, k + MEAN_X, LANES), y - broadcast(rays, k + MEAN_Y, LANES)
     dx, dy, dz, wx, wy, wz = from_ray(rays, k, x, y)
     per_square = splat(_F(1), LANES) / fma(dx, dx, fma(dy, dy, dz * dz))
     last = splat(_F(resolution - 1), LANES)
     scale, middle = last * splat(_F(1.0 / 6.0), LANES) * per_square, last * splat(_F(0.5), LANES)
-    place_on_axis(dy * wz - dz * wy, 0, scale, middle, last, weights, texels)
-    place_on_axis(dz * wx - dx * wz, 1, scale, middle, last, weights, texels)
-    place_on_axis(dx * wy - dy * wx, 2, scale, middle, last, weights, texels)
+    place_on_axis(dy * wz - dz * wy, 0, scale, middle, last, weights, texels, n)
+    place_on_axis(dz * wx - dx * wz, 1, scale, middle, last, weights, texels, n)
+    place_on_axis(dx * wy - dy * wx, 2, scale, middle, last, weights, texels, n)
 
 
 @inlined
-def lerp_axis(vectors, base, axis, lane, weights, texels):
+def lerp_axis(vectors, base, axis, lane, n, weights, texels):
     """Both vectors of an axis [8], interpolated at a pixel."""
-    o = base + np.int64(texels[at(axis * LANES + lane)]) * TEXEL
-    low = load(vectors, o, TEXEL) * broadcast(weights, LOW + axis * LANES + lane, TEXEL)
-    return fma(load(vectors, o + TEXEL, TEXEL), broadcast(weights, HIGH + axis * LANES + lane, TEXEL), low)
+    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
+    low = load(vectors, o, TEXEL) * broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL)
+    return fma(load(vectors, o + TEXEL, TEXEL), broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL), low)
 
 
 @inlined
-def sample_products(vectors, base, resolution, lane, weights, texels, planes, p):
-    """[4] the texture at a pixel, without amplitudes; planes are products of interpolated vectors."""
+def sample_products(vectors, base, resolution, lane, n, weights, texels, planes, p, axes, keep):
+    """[4] the texture at a pixel, without amplitudes; planes are products of interpolated vectors, which ``axes`` may
+    ``keep`` for the gradient, as the n-th [AXES]."""
     step = resolution * TEXEL
-    x = lerp_axis(vectors, base, 0, lane, weights, texels)
-    y = lerp_axis(vectors, base + step, 1, lane, weights, texels)
-    z = lerp_axis(vectors, base + 2 * step, 2, lane, weights, texels)
+    x = lerp_axis(vectors, base, 0, lane, n, weights, texels)
+    y = lerp_axis(vectors, base + step, 1, lane, n, weights, texels)
+    z = lerp_axis(vectors, base + 2 * step, 2, lane, n, weights, texels)
+    if keep:
+        o = (n * LANES + lane) * 3 * TEXEL
+        store(axes, o, x)
+        store(axes, o + TEXEL, y)
+        store(axes, o + 2 * TEXEL, z)
     total = first_half(x) * second_half(y) * broadcast(planes, p, 4)
     total = fma(first_half(y) * second_half(z), broadcast(planes, p + 1, 4), total)
     return fma(first_half(z) * second_half(x), broadcast(planes, p + 2, 4), total)
 
 
 @inlined
-def add_to_axis(grads, base, axis, lane, weights, texels, grad):
+def add_to_axis(grads, base, axis, lane, n, weights, texels, grad):
     """Share out the gradient [8] of an axis' interpolated vectors to its two texels."""
-    o = base + np.int64(texels[at(axis * LANES + lane)]) * TEXEL
+    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
     low, high = (
-        broadcast(weights, LOW + axis * LANES + lane, TEXEL),
-        broadcast(weights, HIGH + axis * LANES + lane, TEXEL),
+        broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL),
+        broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL),
     )
     store(grads, o, fma(grad, low, load(grads, o, TEXEL)))
     store(grads, o + TEXEL, fma(grad, high, load(grads, o + TEXEL, TEXEL)))
 
 
 @inlined
-def slope_of_axis(vectors, base, axis, lane, weights, texels, grad):
+def slope_of_axis(vectors, base, axis, lane, n, weights, texels, grad):
     """The gradient of the place on an axis, in texels."""
-    o = base + np.int64(texels[at(axis * LANES + lane)]) * TEXEL
-    inside = weights[at(LOW + axis * LANES + lane)] + weights[at(HIGH + axis * LANES + lane)]
+    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
+    inside = weights[at(n * PLACES + LOW + axis * LANES + lane)] + weights[at(n * PLACES + HIGH + axis * LANES + lane)]
     return inside * sum_lanes(grad * (load(vectors, o + TEXEL, TEXEL) - load(vectors, o, TEXEL)))
 
 
@@ -164,28 +173,32 @@ def hyperbolic_tangent(x, constants):
 
 
 @inlined
-def first_ends(vectors, base, step, axis, lane, texels):
+def first_ends(vectors, base, step, axis, lane, n, texels):
     """[WIDE] the two texels of an axis as the first one of a plane: lower, lower, upper, upper."""
-    o = base + axis * step + np.int64(texels[at(axis * LANES + lane)]) * TEXEL
+    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
     low, high = load(vectors, o, 4), load(vectors, o + TEXEL, 4)
     return join(join(low, low), join(high, high))
 
 
 @inlined
-def second_ends(vectors, base, step, axis, lane, texels):
+def second_ends(vectors, base, step, axis, lane, n, texels):
     """[WIDE] the two texels of an axis as the second one of a plane: lower, upper, lower, upper."""
-    o = base + axis * step + np.int64(texels[at(axis * LANES + lane)]) * TEXEL + 4
+    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL + 4
     pair = join(load(vectors, o, 4), load(vectors, o + TEXEL, 4))
     return join(pair, pair)
 
 
 @inlined
-def corner_weights(axis, after, lane, weights):
+def corner_weights(axis, after, lane, n, weights):
     """[WIDE] the bilinear weights of the four texels around a pixel's place in a plane."""
     low = join(
-        broadcast(weights, LOW + axis * LANES + lane, TEXEL), broadcast(weights, HIGH + axis * LANES + lane, TEXEL)
+        broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL),
+        broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL),
     )
-    pair = join(broadcast(weights, LOW + after * LANES + lane, 4), broadcast(weights, HIGH + after * LANES + lane, 4))
+    pair = join(
+        broadcast(weights, n * PLACES + LOW + after * LANES + lane, 4),
+        broadcast(weights, n * PLACES + HIGH + after * LANES + lane, 4),
+    )
     return low * join(pair, pair)
 
 
@@ -197,15 +210,15 @@ def sum_corners(a):
 
 
 @inlined
-def sample_tanh(vectors, base, resolution, lane, weights, texels, planes, p, constants):
+def sample_tanh(vectors, base, resolution, lane, n, weights, texels, planes, p, constants):
     """[4] the texture at a pixel, without amplitudes; planes are tanh of products, then interpolated."""
     step, total = resolution * TEXEL, splat(_F(0), 4)
     for axis in range(3):
         after = axis + 1 if axis < 2 else 0
-        product = first_ends(vectors, base, step, axis, lane, texels) * second_ends(
-            vectors, base, step, after, lane, texels
+        product = first_ends(vectors, base, step, axis, lane, n, texels) * second_ends(
+            vectors, base, step, after, lane, n, texels
         )
-        plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, weights)
+        plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, n, weights)
         total = fma(sum_corners(plane), broadcast(planes, p + axis, 4), total)
     return total
 
@@ -220,7 +233,7 @@ def tanh_constants(power_table: np.ndarray) -> np.ndarray:
 
 @inlined
 def pull_products(
-    vectors, base, resolution, lane, weights, texels, planes, p, grad, grads, place, slopes, moves, s0, s1, s2
+    vectors, base, resolution, lane, n, weights, texels, planes, p, axes, grad, grads, place, slopes, moves, s0, s1, s2
 ):  # fmt: skip
     """The gradient of :func:`sample_products`.
 
@@ -228,21 +241,20 @@ def pull_products(
     ``slopes`` where the point ``moves``, and returns [4] each of s0, s1, s2 with those of the planes' weights added.
     """
     step = resolution * TEXEL
-    x = lerp_axis(vectors, base, 0, lane, weights, texels)
-    y = lerp_axis(vectors, base + step, 1, lane, weights, texels)
-    z = lerp_axis(vectors, base + 2 * step, 2, lane, weights, texels)
+    o = (n * LANES + lane) * 3 * TEXEL
+    x, y, z = load(axes, o, TEXEL), load(axes, o + TEXEL, TEXEL), load(axes, o + 2 * TEXEL, TEXEL)
     x0, x1, y0, y1 = first_half(x), second_half(x), first_half(y), second_half(y)
     z0, z1 = first_half(z), second_half(z)
     xy, yz = grad * broadcast(planes, p, 4), grad * broadcast(planes, p + 1, 4)
     zx = grad * broadcast(planes, p + 2, 4)
     grad_x, grad_y, grad_z = join(xy * y1, zx * z0), join(yz * z1, xy * x0), join(zx * x1, yz * y0)
-    add_to_axis(grads, place, 0, lane, weights, texels, grad_x)
-    add_to_axis(grads, place + step, 1, lane, weights, texels, grad_y)
-    add_to_axis(grads, place + 2 * step, 2, lane, weights, texels, grad_z)
+    add_to_axis(grads, place, 0, lane, n, weights, texels, grad_x)
+    add_to_axis(grads, place + step, 1, lane, n, weights, texels, grad_y)
+    add_to_axis(grads, place + 2 * step, 2, lane, n, weights, texels, grad_z)
     if moves:
-        slopes[at(lane)] = slope_of_axis(vectors, base, 0, lane, weights, texels, grad_x)
-        slopes[at(LANES + lane)] = slope_of_axis(vectors, base + step, 1, lane, weights, texels, grad_y)
-        slopes[at(2 * LANES + lane)] = slope_of_axis(vectors, base + 2 * step, 2, lane, weights, texels, grad_z)
+        slopes[at(lane)] = slope_of_axis(vectors, base, 0, lane, n, weights, texels, grad_x)
+        slopes[at(LANES + lane)] = slope_of_axis(vectors, base + step, 1, lane, n, weights, texels, grad_y)
+        slopes[at(2 * LANES + lane)] = slope_of_axis(vectors, base + 2 * step, 2, lane, n, weights, texels, grad_z)
     return fma(grad, x0 * y1, s0), fma(grad, y0 * z1, s1), fma(grad, z0 * x1, s2)
 
 
@@ -253,27 +265,33 @@ def add_four(grads, o, grad):
 
 @inlined
 def pull_tanh_plane(
-    vectors, base, step, axis, after, lane, weights, texels, weight, grad, grads, place, slopes, moves, constants
+    vectors, base, step, axis, after, lane, n, weights, texels, weight, grad, grads, place, slopes, moves, constants
 ):  # fmt: skip
     """One plane's part of the gradient of :func:`sample_tanh`; returns [4] that of the plane's weight."""
-    first = first_ends(vectors, base, step, axis, lane, texels)
-    second = second_ends(vectors, base, step, after, lane, texels)
+    first = first_ends(vectors, base, step, axis, lane, n, texels)
+    second = second_ends(vectors, base, step, after, lane, n, texels)
     plane = hyperbolic_tangent(first * second, constants)
-    corners, one = corner_weights(axis, after, lane, weights), splat(_F(1), WIDE)
+    corners, one = corner_weights(axis, after, lane, n, weights), splat(_F(1), WIDE)
     grad_product = four_times(grad * weight) * corners * (one - plane * plane)
     grad_first, grad_second = grad_product * second, grad_product * first
-    o = place + axis * step + np.int64(texels[at(axis * LANES + lane)]) * TEXEL
+    o = place + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
     low, high = first_half(grad_first), second_half(grad_first)
     add_four(grads, o, first_half(low) + second_half(low))
     add_four(grads, o + TEXEL, first_half(high) + second_half(high))
-    o = place + after * step + np.int64(texels[at(after * LANES + lane)]) * TEXEL + 4
+    o = place + after * step + np.int64(texels[at(n * TEXELS + after * LANES + lane)]) * TEXEL + 4
     pair = first_half(grad_second) + second_half(grad_second)
     add_four(grads, o, first_half(pair))
     add_four(grads, o + TEXEL, second_half(pair))
     if moves:
         up, down = second_half(plane), first_half(plane)
-        low_a, high_a = weights[at(LOW + axis * LANES + lane)], weights[at(HIGH + axis * LANES + lane)]
-        low_b, high_b = weights[at(LOW + after * LANES + lane)], weights[at(HIGH + after * LANES + lane)]
+        low_a, high_a = (
+            weights[at(n * PLACES + LOW + axis * LANES + lane)],
+            weights[at(n * PLACES + HIGH + axis * LANES + lane)],
+        )
+        low_b, high_b = (
+            weights[at(n * PLACES + LOW + after * LANES + lane)],
+            weights[at(n * PLACES + HIGH + after * LANES + lane)],
+        )
         scaled = grad * weight
         along = (up - down) * join(splat(low_b, 4), splat(high_b, 4))
         slope = (low_a + high_a) * sum_lanes(scaled * (first_half(along) + second_half(along)))
@@ -286,21 +304,21 @@ def pull_tanh_plane(
 
 @inlined
 def pull_tanh(
-    vectors, base, resolution, lane, weights, texels, planes, p, grad, grads, place, slopes, moves, constants,
+    vectors, base, resolution, lane, n, weights, texels, planes, p, grad, grads, place, slopes, moves, constants,
     s0, s1, s2,
 ):  # fmt: skip
     """The gradient of :func:`sample_tanh`, as :func:`pull_products`; adds to ``slopes``."""
     step = resolution * TEXEL
     xy = pull_tanh_plane(
-        vectors, base, step, 0, 1, lane, weights, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
+        vectors, base, step, 0, 1, lane, n, weights, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
         constants,
     )  # fmt: skip
     yz = pull_tanh_plane(
-        vectors, base, step, 1, 2, lane, weights, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
+        vectors, base, step, 1, 2, lane, n, weights, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
         moves, constants,
     )  # fmt: skip
     zx = pull_tanh_plane(
-        vectors, base, step, 2, 0, lane, weights, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
+        vectors, base, step, 2, 0, lane, n, weights, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
         moves, constants,
     )  # fmt: skip
     return s0 + xy, s1 + yz, s2 + zx

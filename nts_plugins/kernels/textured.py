@@ -17,6 +17,7 @@ from nts_plugins.kernels.texture_sampling import (
     LOCAL_RAYS,
     PLACES,
     TEXEL,
+    TEXELS,
     gather_rays,
     place_in_texture,
     sample_products,
@@ -67,8 +68,8 @@ def _weights_kernel(tanh: bool, keep: bool):
     @helper
     def textured_weights(
         local, start, members, first, count, pixel, xs, ys, left, constants, rows, local_rays, vectors, planes,
-        amplitudes, resolution, tanh_constants, places, texels, shown, values, stride, sums, base, weights, picked,
-        trace,
+        amplitudes, resolution, tanh_constants, places, texels, axes, shown, values, stride, sums, base, weights,
+        picked, trace,
     ):  # fmt: skip
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
         through = load(left, pixel, LANES)
@@ -88,17 +89,21 @@ def _weights_kernel(tanh: bool, keep: bool):
             bits = mask_bits(seen & (through > zero))
             textured = row >= 0 and bits != 0
             if textured:
-                place_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution, places, texels)
+                # The gradient needs them once more, for each contributor.
+                kept = n if keep else 0
+                place_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution, places, texels, kept)
                 texture = row * 3 * resolution * TEXEL
                 while bits != 0:
                     lane = trailing_zeros(bits)
                     bits &= bits - 1
                     if tanh:
                         found = sample_tanh(
-                            vectors, texture, resolution, lane, places, texels, planes, row * 3, tanh_constants
+                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, tanh_constants
                         )
                     else:
-                        found = sample_products(vectors, texture, resolution, lane, places, texels, planes, row * 3)
+                        found = sample_products(
+                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, axes, keep
+                        )
                     store(shown, lane * 4, found * gains)
                 strength = peak + load_every_fourth(shown, 0, 3, LANES)
             alpha = minimum(strength, cap)
@@ -150,7 +155,8 @@ plain_weights, tanh_weights = (_weights_kernel(tanh, keep=False) for tanh in (Fa
 every texel, and with it."""
 
 plain_trace, tanh_trace = (_weights_kernel(tanh, keep=True) for tanh in (False, True))
-"""The same for gradients: fills ``trace`` [> TRACE * count * LANES] instead of adding residuals."""
+"""The same for gradients: instead of adding residuals they fill, for each contributor, ``trace`` [TRACE * LANES],
+``places`` [PLACES], ``texels`` [TEXELS] and, without tanh, ``axes`` [AXES]; all with room for one contributor more."""
 
 
 def _forward_kernel(textured_weights):
@@ -163,7 +169,7 @@ def _forward_kernel(textured_weights):
         local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
         rows, local_rays = np.empty(BATCH, np.int32), np.empty(BATCH * LOCAL_RAYS, _F)
         xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-        places, texels, shown = np.empty(PLACES, _F), np.empty(3 * LANES, np.int32), np.zeros(4 * LANES, _F)
+        places, texels, shown = np.empty(PLACES, _F), np.empty(TEXELS, np.int32), np.zeros(4 * LANES, _F)
         sums = np.empty(PIXELS * stride, _F)
         weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
         sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
@@ -187,8 +193,8 @@ def _forward_kernel(textured_weights):
                         continue
                     n, unfinished[b] = textured_weights(
                         local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, rows,
-                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, places, texels, shown,
-                        local_values, stride, sums, b * LANES * stride, weights, picked, unused,
+                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, places, texels, unused,
+                        shown, local_values, stride, sums, b * LANES * stride, weights, picked, unused,
                     )  # fmt: skip
                     if n > 0:
                         accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)

@@ -16,12 +16,13 @@ from nts_plugins.kernels.composite_gradient import (
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
 from nts_plugins.kernels.texture_sampling import (
+    AXES,
     LOCAL_RAYS,
     PLACES,
     RAYS,
     TEXEL,
+    TEXELS,
     add_ray_gradients,
-    place_in_texture,
     pull_products,
     pull_tanh,
 )
@@ -84,8 +85,8 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
     @helper
     def pull_block(
         weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, x_pixel, xs, ys, vectors,
-        planes, amplitudes, resolution, tanh_constants, places, texels, shown, slopes, values, stride, record_places,
-        records, grad_values, wide,
+        planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes, values, stride,
+        record_places, records, grad_values, wide,
     ):  # fmt: skip
         zero, one, cap = splat(_F(0), LANES), splat(_F(1), LANES), load(constants, CAP, LANES)
         x, y = load(xs, x_pixel, LANES), load(ys, x_pixel, LANES)
@@ -133,7 +134,6 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
             if row < 0 or bits == 0:
                 continue
             store_interleaved(shown, 0, grad_red, grad_green, grad_blue, select(free, grad_alpha, zero))
-            place_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution, places, texels)
             if moves:
                 store(slopes, 0, zero)
                 store(slopes, LANES, zero)
@@ -147,13 +147,13 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 grad = load(shown, lane * 4, 4) * gains
                 if tanh:
                     s0, s1, s2 = pull_tanh(
-                        vectors, texture, resolution, lane, places, texels, planes, row * 3, grad, records, place,
+                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, grad, records, place,
                         slopes, moves, tanh_constants, s0, s1, s2,
                     )  # fmt: skip
                 else:
                     s0, s1, s2 = pull_products(
-                        vectors, texture, resolution, lane, places, texels, planes, row * 3, grad, records, place,
-                        slopes, moves, s0, s1, s2,
+                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, axes, grad, records,
+                        place, slopes, moves, s0, s1, s2,
                     )  # fmt: skip
             o = place + 3 * resolution * TEXEL
             store(records, o, load(records, o, 4) + s0)
@@ -175,7 +175,8 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
         local_values = np.empty(capacity * stride, _F)
         rows, local_rays = np.empty(capacity, np.int32), np.empty(capacity * LOCAL_RAYS, _F)
         record_places = np.empty(most, np.int64)
-        places, texels, shown = np.empty(PLACES, _F), np.empty(3 * LANES, np.int32), np.zeros(4 * LANES, _F)
+        places, texels = np.empty((capacity + 1) * PLACES, _F), np.empty((capacity + 1) * TEXELS, np.int32)
+        axes, shown = np.empty(0 if tanh else (capacity + 1) * AXES, _F), np.zeros(4 * LANES, _F)
         slopes, no_sums = np.empty(3 * LANES, _F), np.empty(0, _F)
         members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
         xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
@@ -211,7 +212,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 p = b * LANES
                 n, _ = textured_trace(
                     local, start, members, b * capacity, sizes[b], p, xs, ys, left, constants, rows, local_rays,
-                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, shown, local_values,
+                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, local_values,
                     stride, no_sums, 0, weights, picked, trace,
                 )  # fmt: skip
                 if n == 0:
@@ -223,7 +224,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 project_values(local_values, picked, n, stride, by_channel, projected)
                 pull_block(
                     weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, p, xs, ys,
-                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, shown, slopes,
+                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes,
                     local_values, stride, record_places, texture_records, grad_values, wide,
                 )  # fmt: skip
                 add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)

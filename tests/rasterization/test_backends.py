@@ -30,11 +30,6 @@ def skip_other_rules(backend: Backend, rules: Rules) -> None:
         pytest.skip(f"the installed gsplat does not draw {rules.name}")
 
 
-def skip_without_textures(backend: Backend, made: Scene) -> None:
-    if backend.name == "gsplat" and made.textures is not None:
-        pytest.skip("gsplat draws no textures")
-
-
 def lift_options(scene: Scene, backend: Backend, rules: Rules) -> dict:
     moved = scene.to(backend.device)
     return {
@@ -52,7 +47,6 @@ def test_values_and_gradients(backend: Backend, rules: Rules, name: str, antiali
     """Pictures and gradients of every differentiable input, of means2d, and absgrad."""
     skip_other_rules(backend, rules)
     made = ORDINARY[name]()
-    skip_without_textures(backend, made)
     # On most GPUs gsplat cannot record absgrad for so many channels, see test_gsplat_plumbing.
     options = {"rules": rules, "antialiased": antialiased, "absgrad": name != "64 channels"}
     options["depth"] = "expected" if antialiased else "accumulated"
@@ -90,7 +84,6 @@ def test_cpu_keeps_the_digits_of_needles(antialiased: bool) -> None:
 def test_nothing_visible(backend: Backend, rules: Rules, name: str) -> None:
     skip_other_rules(backend, rules)
     made = EMPTY[name]().to(backend.device)
-    skip_without_textures(backend, made)
     raster, leaves = draw(made, backend=backend.name, rules=rules, depth="expected", absgrad=True)
     cameras = made.viewmats.shape[0]
     shape = (cameras, made.height, made.width)
@@ -117,7 +110,6 @@ def test_extremes_stay_finite(backend: Backend, rules: Rules, name: str, antiali
     skip_other_rules(backend, rules)
     options = {"rules": rules, "antialiased": antialiased, "depth": "expected", "absgrad": True}
     made = EXTREME[name]().to(backend.device)
-    skip_without_textures(backend, made)
     raster, leaves = draw(made, backend=backend.name, **options)
     weight = pixel_scale(raster, options)
     gradients = pull_back(raster, leaves, upstream(raster, {key: value.cpu() for key, value in weight.items()}))
