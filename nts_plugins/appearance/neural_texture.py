@@ -70,7 +70,7 @@ class NeuralTexture(nn.Module):
         return 0.0 if since < 0 else min(1.0, (since + 1) / (self.config.ramp_steps + 1))
 
     def textures(
-        self, gaussians: Gaussians, camera_center: Tensor, step: int, visible: Tensor, time: Optional[float] = None
+        self, gaussians: Gaussians, camera_center: Tensor, step: int, radii: Tensor, time: Optional[float] = None
     ) -> Optional[Textures]:
         """Those of the splats that a camera draws; None before the first step with textures.
 
@@ -80,7 +80,7 @@ class NeuralTexture(nn.Module):
             gaussians: N splats.
             camera_center: [3] world frame.
             step: of training.
-            visible: [N] mask of the splats that are drawn.
+            radii: [N, 2] of the splats in the picture, pixels, 0 where one is not drawn.
             time: of the picture, in [0, 1], where the scene moves.
         """
         config, strength = self.config, self.strength_at(step)
@@ -88,7 +88,8 @@ class NeuralTexture(nn.Module):
             return None
         with torch.no_grad():
             opacities = gaussians.opacities
-            splats = (visible & (opacities > config.least_opacity)).nonzero()[:, 0]
+            drawn = radii.amin(dim=1) > 0
+            splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
             centers = gaussians.means[splats]
             directions = nn.functional.normalize(centers - camera_center, dim=-1)
             weights = self._plane_weights(gaussians.scales[splats], opacities[splats])

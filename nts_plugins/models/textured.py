@@ -50,10 +50,10 @@ class TexturedModel(SplatModel):
         if self.texture.strength_at(self.step) == 0.0:
             return None
 
-        def decode(visible: Tensor) -> Optional[Textures]:
+        def decode(radii: Tensor) -> Optional[Textures]:
             with torch.set_grad_enabled(trains_splats and torch.is_grad_enabled()):
                 center = camera_centres(view.viewmats)[0]
-                textures = self.texture.textures(gaussians, center, self.step, visible)
+                textures = self.texture.textures(gaussians, center, self.step, radii)
             if self.training and trains_splats:
                 self.drawn_textures = textures
             return textures

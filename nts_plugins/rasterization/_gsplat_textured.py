@@ -54,7 +54,7 @@ def draw(
     absgrad = torch.zeros_like(means2d) if settings.absgrad and means2d.requires_grad else None
     if absgrad is not None:
         means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    visible = radii > 0 if radii.ndim == 2 else (radii > 0).all(dim=-1)
+    radii_per_axis = radii if radii.ndim == 3 else radii[..., None].expand(cameras, n, 2)
     pictures, alphas = [], []
     for c in range(cameras):
         of_camera = values[c] if values.ndim == 3 else values
@@ -69,7 +69,7 @@ def draw(
         )
         image, alpha = _composite(
             (means2d[c], conics[c], opacities[c], of_camera, background),
-            textures_of(source, visible[c]),
+            textures_of(source, radii_per_axis[c]),
             gaussians,
             viewmats[c],
             Ks[c],

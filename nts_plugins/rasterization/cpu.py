@@ -49,7 +49,7 @@ def rasterize(
         if settings.depth is not None:
             columns.append(view.depths[:, None])
         values = torch.cat([column.to(torch.float32) for column in columns], dim=1) if len(columns) > 1 else columns[0]
-        texture, skin = texture_inputs(textures_of(textures, view.radii.amin(dim=1) > 0), gaussians, viewmats[c], Ks[c])
+        texture, skin = texture_inputs(textures_of(textures, view.radii), gaussians, viewmats[c], Ks[c])
         image, alpha = Composite.apply(
             means2d[c],
             view.conics,

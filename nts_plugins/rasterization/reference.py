@@ -80,7 +80,7 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    skins = [textures_of(textures, visible) for visible in projection.visible]
+    skins = [textures_of(textures, radii) for radii in projection.radii]
     pictures = [
         composite(
             projection.means2d[camera],

@@ -59,18 +59,19 @@ class Textures:
 
 
 TextureSource = Union[Textures, Callable[[Tensor], Optional[Textures]]]
-"""Textures, the same for every camera; or a function that is called once for each camera, with a mask [N] of the splats
-that it draws, and gives those of this camera: textures are made only for splats that are seen."""
+"""Textures, the same for every camera; or a function that is called once for each camera and gives that camera's. It is
+handed the radii [N, 2] of the splats in pixels, half width and half height, 0 where the camera does not draw one: so
+textures are made only for splats that are seen."""
 
 
-def textures_of(source: Optional[TextureSource], visible: Tensor) -> Optional[Textures]:
-    """The textures of a camera that draws the splats of a mask [N]; None where there are none."""
+def textures_of(source: Optional[TextureSource], radii: Tensor) -> Optional[Textures]:
+    """The textures of a camera that draws splats with these radii [N, 2]; None where there are none."""
     if source is None or isinstance(source, Textures):
         return source
-    textures = source(visible)
+    textures = source(radii)
     if textures is None or len(textures) == 0:
         return None
-    check_textures(textures, len(visible), values=False)
+    check_textures(textures, len(radii), values=False)
     return textures
 
 

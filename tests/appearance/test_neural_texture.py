@@ -31,14 +31,14 @@ def splats(opacities: "list[float]") -> Gaussians:
 
 
 def test_only_visible_splats_that_are_opaque_enough() -> None:
-    visible = torch.tensor([True, True, False, True])
-    textures = made().textures(splats([0.9, 0.05, 0.9, 0.06]), CENTER, 10, visible)
+    radii = torch.tensor([[1, 2], [3, 4], [0, 0], [9, 9]])
+    textures = made().textures(splats([0.9, 0.05, 0.9, 0.06]), CENTER, 10, radii)
     assert textures.splats.tolist() == [0, 3] and textures.vectors.shape == (2, 3, 3, 2, 4)
-    assert made().textures(splats([0.01]), CENTER, 10, torch.tensor([True])) is None
+    assert made().textures(splats([0.01]), CENTER, 10, torch.ones(1, 2)) is None
 
 
 def test_from_the_first_step_on() -> None:
-    seen = torch.ones(2, dtype=torch.bool)
+    seen = torch.ones(2, 2)
     assert made().textures(splats([0.5, 0.5]), CENTER, 9, seen) is None
     assert made().textures(splats([0.5, 0.5]), CENTER, 10, seen).amplitudes == (1, 1, 1, 0.2)
     ramp = made(ramp_steps=4)
@@ -48,7 +48,7 @@ def test_from_the_first_step_on() -> None:
 
 def test_planes_by_area() -> None:
     flat = replace(splats([0.5, 0.5]), scales=torch.tensor([[0.1, 0.2, 1e-6], [1e-9, 0.3, 0.1]]))
-    seen = torch.ones(2, dtype=torch.bool)
+    seen = torch.ones(2, 2)
     weights = made(plane_weights="area").textures(flat, CENTER, 10, seen).weights
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), atol=2e-5, rtol=0)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
@@ -56,7 +56,7 @@ def test_planes_by_area() -> None:
 
 
 def test_textures_fade_in_with_opacity() -> None:
-    seen = torch.ones(3, dtype=torch.bool)
+    seen = torch.ones(3, 2)
     weights = made(fades_in=True).textures(splats([0.06, 0.09, 0.5]), CENTER, 10, seen).weights
     torch.testing.assert_close(weights.sum(dim=1), torch.tensor([0.2, 0.8, 1.0]))
 
@@ -64,7 +64,7 @@ def test_textures_fade_in_with_opacity() -> None:
 def test_the_cost_is_the_mean_of_texels() -> None:
     """Of those that would be made, which they are not."""
     texture = made(opacity_penalty=0.5, color_penalty=0.25)
-    textures = texture.textures(splats([0.5, 0.9]), CENTER, 10, torch.ones(2, dtype=torch.bool))
+    textures = texture.textures(splats([0.5, 0.9]), CENTER, 10, torch.ones(2, 2))
     planes = [textures.vectors[:, k, :, None, 0] * textures.vectors[:, (k + 1) % 3, None, :, 1] for k in range(3)]
     texels = torch.stack(planes).abs()
     losses = texture.losses(textures)

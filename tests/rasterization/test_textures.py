@@ -214,6 +214,23 @@ def test_textures_are_of_three_colours() -> None:
         rasterize(**made.arguments())
 
 
+@pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_textures_may_be_made_for_the_splats_that_a_camera_draws(name: str) -> None:
+    made = textured(scene(60, cameras_=2, seed=8), share=1.0)
+    whole, asked = made.textures, []
+
+    def source(radii: torch.Tensor) -> Textures:
+        asked.append(radii)
+        chosen = (radii > 0).all(dim=1)[whole.splats].nonzero()[:, 0]
+        return replace(whole, vectors=whole.vectors[chosen], splats=whole.splats[chosen], weights=whole.weights[chosen])
+
+    found = rasterize(**{**made.arguments(), "textures": source}, backend=name)
+    assert torch.equal(found.colors, rasterize(**made.arguments(), backend=name).colors)
+    assert [each.shape for each in asked] == [(60, 2)] * 2 and not torch.equal(*asked)
+    nothing = rasterize(**{**made.arguments(), "textures": lambda radii: None}, backend=name)
+    assert torch.equal(nothing.colors, rasterize(**{**made.arguments(), "textures": None}, backend=name).colors)
+
+
 def test_no_splat_has_one() -> None:
     made = scene(30, seed=7)
     none = Textures(torch.zeros(0, 3, 4, 2, 4), torch.zeros(0, dtype=torch.int64))
