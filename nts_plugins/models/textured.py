@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Type
 
 import torch
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
@@ -59,6 +60,14 @@ class TexturedModel(SplatModel):
             return textures
 
         return decode
+
+    @property
+    def shs_0(self) -> Tensor:
+        """As the exporter asks for it, and for nothing else."""
+        CONSOLE.print(
+            "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without them."
+        )
+        return super().shs_0
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
         losses = super().get_loss_dict(outputs, batch, metrics_dict)

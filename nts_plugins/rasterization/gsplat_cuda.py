@@ -49,7 +49,8 @@ def rasterize(
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
     Raises:
-        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own are asked for.
+        BackendUnavailable: when gsplat's CUDA extension, or Triton for textures, is missing, or other rules than its
+            own are asked for.
         ValueError: when ``absgrad`` is asked for with more channels than fit into one pass on this GPU.
     """
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
@@ -68,9 +69,7 @@ def rasterize(
     if textures is None:
         pictures, alphas, info = _draw(gaussians, values, viewmats, Ks, settings, backgrounds)
     else:
-        from nts_plugins.rasterization import _gsplat_textured
-
-        drawn = _gsplat_textured.draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures)
+        drawn = _textured().draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures)
         pictures, alphas, info = drawn
     return Raster(
         colors=pictures[..., :color_width],
@@ -122,6 +121,21 @@ def lift_ids(
     weights = parts[0].new_zeros(len(unique)).index_add_(0, position, torch.cat(parts))
     columns = max(n_ids, 1)
     return LiftedIds(unique // columns, unique % columns, weights, n_splats=len(gaussians), n_ids=n_ids)
+
+
+def _textured() -> Any:
+    """The module that draws textures.
+
+    Raises:
+        BackendUnavailable: where Triton is missing, which comes with torch for Linux and not with every other torch.
+    """
+    try:
+        return importlib.import_module("nts_plugins.rasterization._gsplat_textured")
+    except ImportError as error:
+        raise BackendUnavailable(
+            "Textures on a GPU are drawn by Triton kernels, and Triton is not installed. Install the package triton, "
+            "or choose the backend 'reference', which is slow."
+        ) from error
 
 
 def _require(settings: Settings) -> None:

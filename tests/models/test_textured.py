@@ -89,3 +89,9 @@ def test_looking_at_it_costs_no_graph() -> None:
     assert not torch.equal(model.get_outputs_for_camera(camera())["rgb"], outputs["rgb"])
     model.texture.config.start_step = plain
     assert isinstance(model, TexturedModel)
+
+
+def test_export_says_what_a_file_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_model(config())
+    assert torch.equal(model.shs_0, model.features_dc)
+    assert "holds splats, and no textures" in " ".join(capsys.readouterr().out.split())

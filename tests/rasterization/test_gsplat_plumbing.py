@@ -12,7 +12,7 @@ from nts_plugins.rasterization import GSPLAT_1_4, GSPLAT_1_5, BackendUnavailable
 
 from .compare import draw, pictures, pixel_scale, pull_back, upstream
 from .fake_gsplat import FakeGsplat
-from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene
+from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene, textured
 
 gsplat_cuda = pytest.importorskip("nts_plugins.rasterization.gsplat_cuda")
 
@@ -153,3 +153,11 @@ def test_a_missing_extension_is_named(monkeypatch: pytest.MonkeyPatch, module: O
     gsplat_cuda._require_extension.cache_clear()
     with pytest.raises(BackendUnavailable, match="install the CUDA toolkit"):
         draw(scene(5), backend="gsplat")
+
+
+def test_textures_need_triton(fake: FakeGsplat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("_gsplat_textured", "_triton_textured"):
+        monkeypatch.delitem(sys.modules, f"nts_plugins.rasterization.{name}", raising=False)
+    with pytest.raises(BackendUnavailable, match="Install the package triton"):
+        draw(textured(scene(5, seed=3)), backend="gsplat")
