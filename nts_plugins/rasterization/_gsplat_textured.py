@@ -25,6 +25,8 @@ def draw(
     """Values [C, H, W, W'] (with depth as the last one when asked for), alphas [C, H, W, 1] and gsplat's record."""
     cameras, n, rules = viewmats.shape[0], len(gaussians), settings.rules
     Ks = Ks.detach().float()
+    # From 1.5 on gsplat's radii depend on opacities.
+    newer: Dict[str, Any] = {"opacities": gaussians.opacities} if rules.opacity_aware_extent else {}
     radii, means2d, depths, conics, compensations = gsplat.fully_fused_projection(
         means=gaussians.means,
         covars=None,
@@ -40,7 +42,7 @@ def draw(
         radius_clip=settings.radius_clip,
         packed=False,
         calc_compensations=settings.antialiased,
-        **({"opacities": gaussians.opacities} if rules.opacity_aware_extent else {}),
+        **newer,
     )
     opacities = gaussians.opacities.expand(cameras, n)
     opacities = opacities * compensations if settings.antialiased else opacities
