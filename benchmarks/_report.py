@@ -81,6 +81,11 @@ class Report:
     def paths(self) -> "tuple[Path, Path]":
         return self.folder / f"{self.name}.json", self.folder / f"{self.name}.md"
 
+    def earlier(self) -> Optional[Dict[str, Any]]:
+        """What an earlier, perhaps interrupted, measurement of the same name left behind."""
+        path = self.paths()[0]
+        return json.loads(path.read_text()) if path.exists() else None
+
     def check_free(self, force: bool) -> None:
         """Refuse to overwrite an earlier result; call it before measuring for an hour.
 

@@ -160,10 +160,9 @@ def finished_rows(report: Report) -> List[Dict[str, Any]]:
     Raises:
         InputError: when that measured something else.
     """
-    path = report.paths()[0]
-    if not path.exists():
+    path, earlier = report.paths()[0], report.earlier()
+    if earlier is None:
         return []
-    earlier = json.loads(path.read_text())
     if earlier.get("method") != report.provenance["method"]:
         raise InputError(
             f"{path} holds '{earlier.get('method')}', not '{report.provenance['method']}'. "

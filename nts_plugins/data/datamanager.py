@@ -8,9 +8,9 @@ import copy
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Dict, List, Literal, Tuple, Type
+from typing import Dict, List, Literal, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -45,6 +45,9 @@ class SplatDatamanagerConfig(FullImageDatamanagerConfig):
     """Where pictures are kept: "gpu" is the training device, "cpu" the main memory."""
     cache_images_type: Literal["uint8", "float32"] = "uint8"
     """uint8 takes a quarter of the memory of float32, and is exact for photographs."""
+    train_views: Optional[int] = None
+    """Train on this many pictures, evenly chosen from first to last, for experiments with few views; None takes all.
+    Seed points, and the pictures of evaluation, stay."""
 
 
 class SplatDatamanager(FullImageDatamanager[SplatDataset]):
@@ -73,13 +76,38 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
                 checks.check_transforms_file(data)
             super().__init__(config, *args, **kwargs)
 
+    def _chosen(self, outputs: DataparserOutputs) -> DataparserOutputs:
+        """Those of ``train_views`` pictures."""
+        count, available = self.config.train_views, len(outputs.image_filenames)
+        if count is None:
+            return outputs
+        if not 1 <= count <= available:
+            raise InputError(
+                f"--pipeline.datamanager.train-views is {count}; it must be from 1 to {available}, the number of "
+                f"training pictures."
+            )
+        indices = torch.linspace(0, available - 1, count).round().long().tolist()
+
+        def pick(values):
+            return [values[index] for index in indices] if isinstance(values, list) else values
+
+        return replace(
+            outputs,
+            image_filenames=pick(outputs.image_filenames),
+            mask_filenames=pick(outputs.mask_filenames),
+            cameras=outputs.cameras[torch.tensor(indices)],
+            metadata={
+                key: pick(value) if key.endswith("_filenames") else value for key, value in outputs.metadata.items()
+            },
+        )
+
     @property
     def dataset_type(self) -> Type[SplatDataset]:
         """The class of both datasets; a subclass that adds maps to the batch names its own."""
         return SplatDataset
 
     def create_train_dataset(self) -> SplatDataset:
-        dataset = self._create_dataset(self.train_dataparser_outputs)
+        dataset = self._create_dataset(self._chosen(self.train_dataparser_outputs))
         if len(dataset) == 0:
             raise InputError(f"The data {self.config.data} has no training images. Check its list of images.")
         # This dictionary is the channel from the data to the model.

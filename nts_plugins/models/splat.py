@@ -31,7 +31,7 @@ from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_str
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.models._backend import backend_explained
 from nts_plugins.models._initial import check_settings, initial_splats, sparsity_of, strategy_for
-from nts_plugins.rasterization import Raster, rasterize, select_backend
+from nts_plugins.rasterization import Raster, TextureSource, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_names, check_state
 from nts_plugins.viewer.controls import SplatControls, in_viewer
 
@@ -247,6 +247,7 @@ class SplatModel(SplatfactoModel):
                 channels=torch.cat(channels, dim=-1) if channels else None,
                 background=background,
                 depth="expected" if with_depth else None,
+                textures=self.textures_for(gaussians, view, trains_splats),
                 antialiased=self.config.rasterize_mode == "antialiased",
                 absgrad=self.training and trains_splats and self.strategy.absgrad,
                 backend=self.config.backend,
@@ -259,6 +260,9 @@ class SplatModel(SplatfactoModel):
             own = head.outputs(pixels, raster.alphas[0])
             outputs.update(own if self.training else {**own, **head.displays(own)})
         return raster, outputs
+
+    def textures_for(self, gaussians: Gaussians, view: View, trains_splats: bool) -> Optional[TextureSource]:
+        return None  # Models with local textures say which.
 
     def _drawn_params(self) -> Mapping[str, Tensor]:
         """Per-splat values inside the crop box, as the viewer wants to see them; heads are cropped with the rest."""

@@ -12,6 +12,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization._backends import load_backend, select_backend
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.rules import installed_rules
+from nts_plugins.rasterization.textures import Textures, TextureSource, check_textures
 
 MOST_IDS = 2**31
 """Ids that :func:`lift_ids` tells apart: products with as many splats still fit into 64 bits."""
@@ -28,6 +29,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [D] or [C, D]
     channel_background: Optional[Tensor] = None,  # [E] or [C, E]
+    textures: Optional[TextureSource] = None,
     depth: Optional[Literal["accumulated", "expected"]] = None,
     antialiased: bool = False,
     absgrad: bool = False,
@@ -42,8 +44,9 @@ def rasterize(
 
     Source: Kerbl et al. 2023 (3DGS), sections 4 and 6, with gsplat's conventions and constants.
 
-    Differentiable with respect to every tensor of ``gaussians``, ``channels``, both backgrounds and ``viewmats``;
-    not with respect to ``Ks``. The depth order, the set of splats in a pixel and the early stop carry no gradient.
+    Differentiable with respect to every tensor of ``gaussians``, ``channels``, both backgrounds, vectors and weights of
+    ``textures``, and ``viewmats``; not with respect to ``Ks``. The depth order, the set of splats in a pixel and the
+    early stop carry no gradient.
 
     Args:
         gaussians: N splats with D colour channels.
@@ -55,6 +58,10 @@ def rasterize(
         channels: values that do not depend on the view, composited with the same weights.
         background: colour behind everything; None is black.
         channel_background: the same for ``channels``.
+        textures: what some splats add to colour (D = 3) and opacity from point to point, or a function that gives it
+            for the splats that a camera draws, see :data:`nts_plugins.rasterization.textures.TextureSource`. An opacity
+            residual is added to alpha where the splat alone is not skipped; then alpha is cut to the cap of the rules.
+            No residual makes a colour negative.
         depth: "accumulated" is the sum of alpha T z, "expected" divides it by the accumulated opacity.
         antialiased: scale opacities so that the screen-space blur keeps each splat's energy.
         absgrad: leave the absolute-value gradient in ``info["means2d"].absgrad``.
@@ -85,6 +92,11 @@ def rasterize(
     elif channel_background is not None:
         raise ValueError("channel_background is given without channels.")
     background = _expand_background(background, "background", cameras, gaussians.color_channels)
+    if textures is not None:
+        if isinstance(textures, Textures):
+            check_textures(textures, n)
+        if gaussians.color_channels != 3:
+            raise ValueError(f"textures are of three colours, but the Gaussians have {gaussians.color_channels}.")
     settings = Settings(
         width=width,
         height=height,
@@ -100,7 +112,7 @@ def rasterize(
     )
     _check_settings(settings)
     module = load_backend(select_backend(gaussians.device, backend))
-    return module.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
+    return module.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background, textures)
 
 
 def lift(

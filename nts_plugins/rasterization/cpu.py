@@ -5,21 +5,21 @@ float32 only; other dtypes are cast on the way in and gradients on the way out. 
 threads, and several Python threads may draw at once.
 """
 
-import functools
-import math
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import blocks, composite, composite_gradient, lifting, tiles
+from nts_plugins.kernels import lifting, tiles
 from nts_plugins.kernels import records as entry_records
-from nts_plugins.kernels.gradients import once_differentiable
-from nts_plugins.kernels.threads import run, thread_count
-from nts_plugins.rasterization._cpu_projection import View, as_array, flat, project, view_colors
-from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
+from nts_plugins.kernels.threads import run
+from nts_plugins.rasterization._cpu_composite import Composite, constants, tile_grid, tile_lists
+from nts_plugins.rasterization._cpu_projection import View, flat, project, view_colors
+from nts_plugins.rasterization._cpu_textures import texture_inputs
+from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
+from nts_plugins.rasterization.textures import TextureSource, textures_of
 
 
 def rasterize(
@@ -30,6 +30,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there."""
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.to(torch.float32)
@@ -48,15 +49,18 @@ def rasterize(
         if settings.depth is not None:
             columns.append(view.depths[:, None])
         values = torch.cat([column.to(torch.float32) for column in columns], dim=1) if len(columns) > 1 else columns[0]
-        image, alpha = _Composite.apply(
+        texture, skin = texture_inputs(textures_of(textures, view.radii), gaussians, viewmats[c], Ks[c])
+        image, alpha = Composite.apply(
             means2d[c],
             view.conics,
             view.opacities,
             values,
             _backdrop(widths, background, channel_background, c),
+            *texture,
             view,
             settings,
             None if absgrad is None else absgrad[c],
+            skin,
         )
         pictures.append(image)
         alphas.append(alpha)
@@ -84,12 +88,12 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     records = np.empty(0, np.float32)
     for c in range(viewmats.shape[0]):
         view = project(gaussians, viewmats[c].detach(), Ks[c], settings)
-        lists = _tile_lists(view, settings)
+        lists = tile_lists(view, settings)
         size = len(lists.slots) * entry_records.whole_vectors(1 + width, 4)
         records = records if len(records) >= size else np.empty(size, np.float32)
         run(
             lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
-            settings.width, settings.height, _constants(settings.rules),
+            settings.width, settings.height, constants(settings.rules),
             flat(features[c].to(torch.float32)), width, records,
         )  # fmt: skip
         run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
@@ -115,116 +119,6 @@ def lift_ids(
     return LiftedIds(splats, columns, weights, n_splats=len(gaussians), n_ids=n_ids)
 
 
-# --- compositing ---------------------------------------------------------------------------------------------------
-
-
-class _TileLists(NamedTuple):
-    """The splats of each tile, nearest first, see ``kernels.tiles``: M entries in T tiles."""
-
-    offsets: np.ndarray  # [T + 1]
-    local: np.ndarray  # [M * LOCAL] float32
-    words: np.ndarray  # the same memory as int32
-    slots: np.ndarray  # [M]
-    first_slot: np.ndarray  # [N + 1]
-
-
-def _tile_lists(view: View, settings: Settings) -> _TileLists:
-    n, (columns, rows) = len(view.radii), _tile_grid(settings)
-    packed = np.empty(n * tiles.PACKED, np.float64)
-    rects, areas = np.empty((n, 4), np.int32), np.empty(n, np.int32)
-    arrays = view.centres.numpy(), view.conics.detach().numpy(), as_array(view.opacities), as_array(view.radii)
-    run(tiles.bound_splats, *arrays, settings.width, settings.height, packed, rects, areas)
-    first_mask = _running_sums(areas)
-    masks, touched = np.empty(first_mask[-1], np.int32), np.empty(n, np.int64)
-    order, spans = np.empty(n, np.int32), np.empty((n, 2), np.int32)
-    tile_counts = np.zeros(columns * rows, np.int64)
-    run(
-        tiles.mask_and_sort, packed, rects, first_mask, as_array(view.depths), columns,
-        masks, touched, tile_counts, order, spans,
-    )  # fmt: skip
-    first_slot, offsets = _running_sums(touched), _running_sums(tile_counts)
-    local, slots = np.empty(offsets[-1] * tiles.LOCAL, np.float32), np.empty(offsets[-1], np.int32)
-    words = local.view(np.int32)
-    # Every piece walks through all splats: no more pieces than keep the threads busy to the end.
-    pieces = 1 if thread_count() == 1 else 3 * thread_count()
-    run(
-        tiles.fill_tiles, packed, rects, first_mask, masks, first_slot, order, spans, np.count_nonzero(areas),
-        columns, rows, math.ceil(rows / pieces), offsets, local, words, slots,
-    )  # fmt: skip
-    return _TileLists(offsets, local, words, slots, first_slot)
-
-
-def _running_sums(counts: np.ndarray) -> np.ndarray:
-    """[K + 1] int64: 0, then the sum of the first, of the first two, ... of K counts."""
-    sums = np.zeros(len(counts) + 1, np.int64)
-    np.cumsum(counts, out=sums[1:])
-    return sums
-
-
-def _tile_grid(settings: Settings) -> Tuple[int, int]:
-    return math.ceil(settings.width / tiles.TILE), math.ceil(settings.height / tiles.TILE)
-
-
-@functools.lru_cache
-def _constants(rules: Rules) -> np.ndarray:
-    return blocks.compositing_constants(rules.alpha_cap, rules.alpha_min, rules.transmittance_stop)
-
-
-class _Composite(torch.autograd.Function):
-    """Differentiable with respect to means2d, conics, opacities, values and background."""
-
-    @staticmethod
-    def forward(ctx: Any, means2d, conics, opacities, values, background, view, settings, absgrad):
-        width, height, channels = settings.width, settings.height, values.shape[1]
-        lists = _tile_lists(view, settings)
-        flat_values = flat(values)
-        backdrop = _flat_backdrop(background, channels)
-        image, behind = np.empty(height * width * channels, np.float32), np.empty(height * width, np.float32)
-        used = np.zeros(len(lists.offsets) - 1, np.int64)
-        run(
-            composite.composite_forward, lists.local, lists.words, lists.offsets, flat_values, channels, width, height,
-            backdrop, _constants(settings.rules), image, behind, used,
-        )  # fmt: skip
-        # Through torch, which then finds out when one of them is changed before the gradient is asked for.
-        ctx.save_for_backward(conics, opacities, values, background)
-        ctx.drawn = (lists, used, behind)
-        ctx.shape, ctx.settings, ctx.absgrad = (height, width, channels), settings, absgrad
-        return torch.from_numpy(image).view(height, width, channels), 1.0 - torch.from_numpy(behind).view(height, width)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_image, grad_alphas):
-        conics, opacities, values, background = ctx.saved_tensors
-        conics, opacities, values = conics.detach().numpy(), as_array(opacities), flat(values)
-        lists, used, behind = ctx.drawn
-        height, width, channels = ctx.shape
-        n, size = len(opacities), entry_records.RECORD + entry_records.whole_vectors(channels, 4)
-        records = np.empty(len(lists.slots) * size, np.float32)
-        run(
-            composite_gradient.composite_backward, lists.local, lists.words, lists.slots, lists.offsets, used, values,
-            channels, width, height, _flat_backdrop(background, channels), _constants(ctx.settings.rules),
-            flat(grad_image), flat(grad_alphas), records,
-        )  # fmt: skip
-        grad_means2d, grad_abs = np.empty((n, 2), np.float32), np.empty((n, 2), np.float32)
-        grad_conics = np.empty((n, 3), np.float64)
-        grad_opacities, grad_values = np.empty(n, np.float32), np.empty(n * channels, np.float32)
-        run(
-            entry_records.gather_gradients, lists.first_slot, records, conics, opacities, channels,
-            grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
-        )  # fmt: skip
-        if ctx.absgrad is not None:
-            ctx.absgrad += torch.from_numpy(grad_abs)
-        grad_background = None
-        if ctx.needs_input_grad[4]:
-            grad_background = torch.from_numpy(behind) @ grad_image.reshape(-1, channels)
-        by_splat = (torch.from_numpy(array) for array in (grad_means2d, grad_conics, grad_opacities))
-        return (*by_splat, torch.from_numpy(grad_values).view(n, channels), grad_background, None, None, None)
-
-
-def _flat_backdrop(background: Optional[Tensor], channels: int) -> np.ndarray:
-    return np.zeros(channels, np.float32) if background is None else as_array(background)
-
-
 def _backdrop(
     widths: List[int], background: Optional[Tensor], channel_background: Optional[Tensor], camera: int
 ) -> Optional[Tensor]:
@@ -244,7 +138,7 @@ def _backdrop(
 
 def _lift_view_ids(view: View, ids: Tensor, settings: Settings) -> Tuple[Tensor, Tensor, Tensor]:
     """Splats, ids and weights of one camera, sorted by splat, then by id."""
-    lists, width, height = _tile_lists(view, settings), settings.width, settings.height
+    lists, width, height = tile_lists(view, settings), settings.width, settings.height
     flat_ids = ids.detach().to(torch.int64).contiguous().view(-1).numpy()
     n_tiles, n_entries, n = len(lists.offsets) - 1, len(lists.slots), len(lists.first_slot) - 1
     counts = np.zeros(n_tiles, np.int64)
@@ -255,7 +149,7 @@ def _lift_view_ids(view: View, ids: Tensor, settings: Settings) -> Tuple[Tensor,
     tile_ids = np.empty(n_tiles * tiles.TILE * tiles.TILE, np.int64)
     run(
         lifting.lift_tile_ids, lists.local, lists.words, lists.slots, lists.offsets, width, height,
-        _constants(settings.rules), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
+        constants(settings.rules), flat_ids, counts, first_cell, slot_cell, slot_tile, tile_ids, cells,
     )  # fmt: skip
     room = np.concatenate([[0], np.cumsum(counts[slot_tile])])[lists.first_slot]
     out_ids, out_weights = np.empty(room[-1], np.int64), np.empty(room[-1], np.float32)
@@ -280,7 +174,7 @@ def _batch(tensors: List[Tensor]) -> Tensor:
 def _info(views: List[View], means2d: Tensor, settings: Settings) -> Dict[str, Any]:
     """The record that gsplat's strategies read, with ``radii`` in the shape of the rules' gsplat version."""
     radii = _batch([view.radii for view in views])
-    columns, rows = _tile_grid(settings)
+    columns, rows = tile_grid(settings)
     return {
         "means2d": means2d,
         "radii": radii if settings.rules.radii_per_axis else radii.amax(dim=-1),

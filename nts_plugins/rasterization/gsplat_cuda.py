@@ -21,6 +21,7 @@ from nts_plugins.rasterization import reference, sh
 from nts_plugins.rasterization._backends import BackendUnavailable
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
 from nts_plugins.rasterization.rules import installed_rules
+from nts_plugins.rasterization.textures import TextureSource
 
 _WIDTHS = (1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 64, 65, 128, 129, 256, 257, 512, 513)
 """Numbers of channels for which gsplat compiles its kernels; it pads others to the next power of two."""
@@ -43,17 +44,20 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
     Raises:
-        BackendUnavailable: when gsplat's CUDA extension is missing, or other rules than its own are asked for.
+        BackendUnavailable: when gsplat's CUDA extension, or Triton for textures, is missing, or other rules than its
+            own are asked for.
         ValueError: when ``absgrad`` is asked for with more channels than fit into one pass on this GPU.
     """
     gaussians, viewmats = gaussians.to(torch.float32), viewmats.float()
     if len(gaussians) == 0:
         # There is nothing to launch a kernel on, and the background alone costs nothing.
         return reference.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background)
+    _require(settings)
     values, color_width = _view_colors(gaussians, viewmats, settings.sh_degree), gaussians.color_channels
     if channels is not None:
         channels = channels.float()
@@ -61,14 +65,12 @@ def rasterize(
             cameras = viewmats.shape[0]
             values, channels = (part.expand(cameras, *part.shape[-2:]) for part in (values, channels))
         values = torch.cat([values, channels], dim=-1)
-    pictures, alphas, info = _draw(
-        gaussians,
-        values,
-        viewmats,
-        Ks,
-        settings,
-        _join_backgrounds(values, background, channel_background, color_width),
-    )
+    backgrounds = _join_backgrounds(values, background, channel_background, color_width)
+    if textures is None:
+        pictures, alphas, info = _draw(gaussians, values, viewmats, Ks, settings, backgrounds)
+    else:
+        drawn = _textured().draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures)
+        pictures, alphas, info = drawn
     return Raster(
         colors=pictures[..., :color_width],
         alphas=alphas,
@@ -84,6 +86,7 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     if len(gaussians) == 0:
         return Lifted(features.new_zeros((0, features.shape[-1]), dtype=torch.float32), gaussians.opacities)
     # Whatever the caller has switched off: this needs a graph, and tensors of inference mode cannot be part of one.
+    _require(settings)
     with torch.inference_mode(False), torch.enable_grad():
         gaussians = gaussians.map(torch.clone)
         ones = torch.ones((*features.shape[:-1], 1), device=features.device)
@@ -120,6 +123,35 @@ def lift_ids(
     return LiftedIds(unique // columns, unique % columns, weights, n_splats=len(gaussians), n_ids=n_ids)
 
 
+def _textured() -> Any:
+    """The module that draws textures.
+
+    Raises:
+        BackendUnavailable: where Triton is missing, which comes with torch for Linux and not with every other torch.
+    """
+    try:
+        return importlib.import_module("nts_plugins.rasterization._gsplat_textured")
+    except ImportError as error:
+        raise BackendUnavailable(
+            "Textures on a GPU are drawn by Triton kernels, and Triton is not installed. Install the package triton, "
+            "or choose the backend 'reference', which is slow."
+        ) from error
+
+
+def _require(settings: Settings) -> None:
+    """gsplat's extension is there, and its rules are those asked for.
+
+    Raises:
+        BackendUnavailable: where that is not so.
+    """
+    _require_extension()
+    if settings.rules != installed_rules():
+        raise BackendUnavailable(
+            f"The gsplat backend draws by the installed gsplat's rules ({installed_rules().name}), not by "
+            f"{settings.rules.name}. Leave rules unset, or choose the backend 'reference'."
+        )
+
+
 def _draw(
     gaussians: Gaussians,
     values: Tensor,  # [N, W] or [C, N, W]
@@ -129,12 +161,6 @@ def _draw(
     backgrounds: Optional[Tensor],  # [C, W]
 ) -> Tuple[Tensor, Tensor, Dict[str, Any]]:
     """Values [C, H, W, W'] (with depth as the last one when asked for), alphas [C, H, W, 1] and gsplat's record."""
-    _require_extension()
-    if settings.rules != installed_rules():
-        raise BackendUnavailable(
-            f"The gsplat backend draws by the installed gsplat's rules ({installed_rules().name}), not by "
-            f"{settings.rules.name}. Leave rules unset, or choose the backend 'reference'."
-        )
     width = values.shape[-1] + (settings.depth is not None)
     widest = _widest_pass(gaussians.device)
     if settings.absgrad and width > widest:

@@ -11,7 +11,7 @@ and conventions are gsplat's, see :class:`nts_plugins.rasterization.Rules`.
 """
 
 import math
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
+from nts_plugins.rasterization.textures import TextureSource, sampler, textures_of
 
 _LARGEST_RADIUS = 1e9
 """Pixels. Larger radii would not fit into 32-bit integers; they cover every image anyway."""
@@ -56,6 +57,7 @@ def rasterize(
     channels: Optional[Tensor] = None,  # [N, E] or [C, N, E]
     background: Optional[Tensor] = None,  # [C, D]
     channel_background: Optional[Tensor] = None,  # [C, E]
+    textures: Optional[TextureSource] = None,
 ) -> Raster:
     """Draw; the arguments are those of :func:`nts_plugins.rasterization.rasterize`, already checked there.
 
@@ -78,6 +80,7 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
+    skins = [textures_of(textures, radii) for radii in projection.radii]
     pictures = [
         composite(
             projection.means2d[camera],
@@ -89,6 +92,7 @@ def rasterize(
             settings,
             backdrop[camera],
             None if absgrad is None else absgrad[camera],
+            None if (skin := skins[camera]) is None else sampler(skin, gaussians, viewmats[camera], Ks[camera]),
         )
         for camera in range(cameras)
     ]
@@ -221,11 +225,14 @@ def composite(
     settings: Settings,
     background: Optional[Tensor] = None,  # [E]
     absgrad: Optional[Tensor] = None,  # [N, 2]
+    residuals: Optional[Callable[[Tensor, Tensor], Tensor]] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Blend the splats of one camera into a picture of values [H, W, E] and accumulated opacity [H, W, 1].
 
     Differentiable with respect to means2d, conics, opacities, values and background. When ``absgrad`` is given,
-    backward adds to it the sum over pixels of the absolute gradients with respect to ``means2d``.
+    backward adds to it the sum over pixels of the absolute gradients with respect to ``means2d``. ``residuals`` is a
+    :func:`nts_plugins.rasterization.textures.sampler`: of opacity, see :func:`splat_weights`, and of the first three
+    values, which no residual brings below 0.
     """
     if len(means2d) == 0:
         # The background alone. The sums, all 0, are there for gradients to have a way back.
@@ -240,8 +247,12 @@ def composite(
             centres = means2d[splats].expand(len(pixels), -1, -1)
             if absgrad is not None and centres.requires_grad:
                 centres.register_hook(_absolute_sum(absgrad, splats))
-            weights, transmittance = splat_weights(pixels, centres, conics[splats], opacities[splats], settings.rules)
+            shown = None if residuals is None else residuals(pixels, splats)
+            shape_of = (centres, conics[splats], opacities[splats], settings.rules)
+            weights, transmittance = splat_weights(pixels, *shape_of, None if shown is None else shown[..., 3])
             blended = weights @ values[splats]
+            if shown is not None:
+                blended = blended + _blend_residuals(weights, values[splats], shown)
             if background is not None:
                 blended = blended + transmittance[:, None] * background
             shape = (rows.stop - rows.start, columns.stop - columns.start, -1)
@@ -258,25 +269,38 @@ def splat_weights(
     conics: Tensor,  # [M, 3]
     opacities: Tensor,  # [M]
     rules: Rules,
+    residuals: Optional[Tensor] = None,  # [P, M]
 ) -> Tuple[Tensor, Tensor]:
     """alpha T [P, M] of M splats, given front to back, in P pixels, and the transmittance [P] behind them all.
 
     A splat is skipped in pixels where its alpha is below ``rules.alpha_min``. A pixel stops before the splat that
     would leave it with a transmittance of ``rules.transmittance_stop`` or less. Neither decision carries a gradient,
-    nor does an alpha at its cap.
+    nor does an alpha at its cap. Residuals are added to the alpha of splats that are not skipped before that, and
+    then it is cut to the cap, and skipped if it is too small now.
     """
     dx, dy = (means2d - pixels[:, None]).unbind(dim=-1)  # [P, M]
     exponent = 0.5 * (conics[:, 0] * dx * dx + conics[:, 2] * dy * dy) + conics[:, 1] * dx * dy
     # Rounding can make a thin splat's exponent negative. gsplat skips it there; no overflow may reach backward.
-    alpha = (opacities * torch.exp(-exponent.clamp_min(0.0))).clamp_max(rules.alpha_cap)
+    alpha = opacities * torch.exp(-exponent.clamp_min(0.0))
+    seen = (exponent >= 0) & (alpha >= rules.alpha_min)
+    alpha = (alpha if residuals is None else alpha + residuals).clamp_max(rules.alpha_cap)
     nothing = torch.zeros_like(alpha)
-    alpha = torch.where((exponent >= 0) & (alpha >= rules.alpha_min), alpha, nothing)
+    alpha = torch.where(seen & (alpha >= rules.alpha_min), alpha, nothing)
     with torch.no_grad():
         # Transmittance never grows, so this mask holds for the first splats of a pixel and for none after them.
         drawn = torch.cumprod(1 - alpha, dim=1) > rules.transmittance_stop
     alpha = torch.where(drawn, alpha, nothing)
     behind = torch.cat([alpha.new_ones(len(alpha), 1), torch.cumprod(1 - alpha, dim=1)], dim=1)  # [P, M + 1]
     return alpha * behind[:, :-1], behind[:, -1]
+
+
+def _blend_residuals(weights: Tensor, values: Tensor, residuals: Tensor) -> Tensor:
+    """[P, E] what residuals [P, M, 4] of the first three of values [M, E] add to a picture with weights [P, M]."""
+    colors = values[:, :3]
+    floor = colors.clamp_max(0.0)
+    sums = colors + residuals[..., :3]
+    added = torch.where(sums >= floor, sums, floor) - colors
+    return torch.nn.functional.pad((weights[..., None] * added).sum(dim=1), (0, values.shape[1] - 3))
 
 
 def tile_rectangles(means2d: Tensor, radii: Tensor, settings: Settings) -> Tuple[Tensor, Tensor]:

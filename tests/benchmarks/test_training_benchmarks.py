@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import _commands, _report, iteration, quality
+from benchmarks import _commands, _report, iteration, quality, textures
 from benchmarks._commands import Usage, run_command
 from benchmarks._report import Report
 from nts_plugins.errors import InputError
@@ -105,7 +105,7 @@ class FakeCommands:
             raise InputError("disk full")
         if command[0] == "ns-train":
             base = Path(command[command.index("--output-dir") + 1])
-            folder = base / command[command.index("--experiment-name") + 1] / "splat" / "run"
+            folder = base / command[command.index("--experiment-name") + 1] / command[1] / "run"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "config.yml").write_text("config")
         if command[0] == "ns-eval":
@@ -212,3 +212,42 @@ def test_provenance_holds_settings_and_no_places(tmp_path: Path, monkeypatch: py
 def test_provenance_names_the_method(tmp_path: Path) -> None:
     report = Report("x", "X", folder=tmp_path)
     assert quality.finished_rows(report) == []
+
+
+# ------------------------------------------------------------------------------------------- what textures gain
+
+
+def texture_options(tmp_path: Path, **changes) -> textures.Options:
+    values = {"cases": ("fox:0.5:8", "missing:1"), "seeds": (1, 2), "iterations": 30, "name": "t"}
+    return textures.Options(**{**values, "work": tmp_path / "work", **changes})
+
+
+def test_both_methods_train_on_the_same_seeds(commands: FakeCommands, tmp_path: Path) -> None:
+    textures.main(texture_options(tmp_path, textured_options="--more 1"))
+    trained = [call for call in commands.calls if call[0] == "ns-train"]
+    assert [call[1] for call in trained] == ["splat", "splatfacto-nts"] * 2
+    for call, seed in zip(trained, ("1", "1", "2", "2"), strict=True):
+        assert call[call.index("--machine.seed") + 1] == seed
+        assert call[call.index("--pipeline.datamanager.train-views") + 1] == "8"
+        assert ("--more" in call) == (call[1] == "splatfacto-nts")
+    gains, trainings = json.loads((tmp_path / "results" / "t.json").read_text())["tables"]
+    # The stand-in gives 1 dB more for each command before: a pair's two evaluations are two commands apart.
+    (row,) = gains["rows"]
+    assert (row["case"], row["seeds"], row["PSNR gain"], row["SSIM gain"]) == (
+        "fox:0.5:8",
+        2,
+        "+2.00 ± 0.00",
+        "+0.0000 ± 0.0000",
+    )
+    assert row["times"] == 1.0 and len(trainings["rows"]) == 4
+
+
+def test_pairs_are_finished_after_an_interruption(commands: FakeCommands, tmp_path: Path) -> None:
+    commands.fail_at = "t_8_2_30_fox_0.5_30_train"
+    with pytest.raises(InputError):
+        textures.main(texture_options(tmp_path))
+    commands.fail_at, commands.calls = "", []
+    textures.main(texture_options(tmp_path))
+    assert [call[1] for call in commands.calls if call[0] == "ns-train"] == ["splat", "splatfacto-nts"]
+    with pytest.raises(InputError, match="Use --name for another result"):
+        textures.main(texture_options(tmp_path, iterations=40))

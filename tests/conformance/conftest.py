@@ -23,6 +23,7 @@ BUSY = {
     ],
     "resolution_schedule": ["--pipeline.model.resolution-schedule", "5"],
     "sh_degree_interval": ["--pipeline.model.sh-degree-interval", "15"],
+    "texture": ["--pipeline.model.texture.start-step", "30", "--pipeline.model.texture.field.hidden", "16"],
     "num_random": ["--pipeline.model.num-random", "200"],
 }
 

@@ -26,7 +26,7 @@ from tests.conformance.conftest import STEPS, Trained, busy_options, registered_
 
 
 def test_the_methods_of_this_package_are_registered() -> None:
-    assert {"splat", "splat-paper"} <= set(registered_methods())
+    assert {"splat", "splat-paper", "splatfacto-nts"} <= set(registered_methods())
 
 
 def test_config_builds_and_bears_its_name(method: str) -> None:

@@ -13,6 +13,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 
 from nts_plugins.data.datamanager import SplatDatamanager, SplatDatamanagerConfig
 from nts_plugins.data.pyramid import Pyramid, Targets, pyramids
+from nts_plugins.errors import InputError
 from tests.captures import load_meta, save_meta, write_capture
 
 
@@ -179,3 +180,18 @@ def test_targets_shrink_what_has_the_size_of_the_image() -> None:
     assert targets["mask"].shape == (4, 4, 1) and targets["mask"].dtype == torch.bool
     assert targets["feature"] is batch["feature"]
     assert "mask" in targets and "depth" not in targets and "image_idx" not in targets
+
+
+def test_a_few_training_views_are_evenly_chosen(capture: Path) -> None:
+    whole, few = manager(capture), manager(capture, train_views=3)
+    files, count = whole.train_dataset.image_filenames, len(whole.train_dataset)
+    assert few.train_dataset.image_filenames == [files[0], files[(count - 1) // 2], files[-1]]
+    torch.testing.assert_close(
+        few.train_dataset.cameras.camera_to_worlds[[0, 2]], whole.train_dataset.cameras.camera_to_worlds[[0, -1]]
+    )
+    assert {batch["image_idx"] for _, batch in map(few.next_train, range(3))} == {0, 1, 2}
+    assert few.eval_dataset.image_filenames == whole.eval_dataset.image_filenames
+    assert len(few.train_dataparser_outputs.metadata["points3D_xyz"]) > 0
+    for wrong in (0, count + 1):
+        with pytest.raises(InputError, match=f"train-views is {wrong}; it must be from 1 to {count}"):
+            manager(capture, train_views=wrong)

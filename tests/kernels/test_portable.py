@@ -21,10 +21,11 @@ from nts_plugins.kernels import vectors
 from nts_plugins.losses import l1_and_ssim, ssim_reference
 from nts_plugins.rasterization import lift, lift_ids
 from tests.rasterization.compare import worst_errors
-from tests.rasterization.scenes import needles, scene
+from tests.rasterization.scenes import needles, scene, textured
 
 assert vectors.LANES == 8
-for made in (scene(200, sh_degree=3, channels=5, seed=1), needles()):
+with_textures = [textured(scene(seed=6), product_tanh=tanh, moves_splats=True) for tanh in (False, True)]
+for made in (scene(200, sh_degree=3, channels=5, seed=1), needles(), *with_textures):
     of_values, of_gradients = worst_errors(made)
     assert of_values <= 2e-6 and of_gradients <= 1e-5
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from nts_plugins.rasterization import Raster, Rules, installed_rules, rasterize, reference
 from nts_plugins.rasterization._types import Settings
+from nts_plugins.rasterization.textures import EXTENT, sampler, splat_points
 
 from .scenes import Scene, generator
 
@@ -59,11 +60,30 @@ def undecided_pixels(scene: Scene, rules: Rules, antialiased: bool = False) -> T
         )
         near |= (exponent < 1e-5 * squares) & ~faint
         undecided |= (near & maybe).any(dim=1)
+        if scene.textures is not None:
+            strength, near_edge = _with_texture(scene, camera, pixels, order, strength)
+            unsteady = (strength / rules.alpha_min - 1).abs() < _RELATIVE
+            unsteady |= (strength / rules.alpha_cap - 1).abs() < _RELATIVE
+            undecided |= ((unsteady | near_edge) & maybe & ~faint).any(dim=1)
+            faint |= strength < rules.alpha_min
         alpha = torch.where(maybe & ~faint, strength.clamp_max(rules.alpha_cap), torch.zeros_like(strength))
         transmittance = torch.cumprod(1 - alpha, dim=1)
         undecided |= ((transmittance / rules.transmittance_stop - 1).abs() < _RELATIVE_TRANSMITTANCE).any(dim=1)
         masks.append(undecided.reshape(scene.height, scene.width))
     return torch.stack(masks)
+
+
+def _with_texture(
+    scene: Scene, camera: int, pixels: Tensor, splats: Tensor, strength: Tensor
+) -> "tuple[Tensor, Tensor]":
+    """[P, M] strengths with the residuals of opacity, and whether a ray meets a splat at the edge of a texel, where a
+    texture ends or its slope jumps."""
+    textures, view = scene.textures, (scene.viewmats[camera], scene.Ks[camera])
+    residuals = sampler(textures, scene.gaussians, *view)(pixels, splats)
+    points = splat_points(scene.gaussians.select(splats), *view, pixels)
+    places = (points / EXTENT + 1) / 2 * (textures.resolution - 1)
+    near_edge = ((places - places.round()).abs() < 1e-4).any(dim=-1) & torch.isin(splats, textures.splats)
+    return strength + residuals[..., 3], near_edge
 
 
 def _perturbed(scene: Scene, rules: Rules, antialiased: bool, factor: float) -> reference.Projection:

@@ -6,6 +6,7 @@ Arguments are bound to the signatures of the installed gsplat, and shapes are ch
 
 import inspect
 import math
+from dataclasses import replace
 from typing import Any, Dict, List
 
 import gsplat
@@ -19,6 +20,9 @@ from nts_plugins.rasterization._types import Settings
 
 _RASTERIZATION = inspect.signature(gsplat.rendering.rasterization)
 _SPHERICAL_HARMONICS = inspect.signature(gsplat.spherical_harmonics)
+_PROJECTION = inspect.signature(gsplat.fully_fused_projection)
+_TILES = inspect.signature(gsplat.isect_tiles)
+_OFFSETS = inspect.signature(gsplat.isect_offset_encode)
 _WIDEST = 513
 
 
@@ -81,6 +85,48 @@ class FakeGsplat:
         if absgrad is not None and chunks == 1:
             projection.means2d.absgrad = absgrad
         return rendered, alphas, reference._info(projection, settings)
+
+    def fully_fused_projection(self, *args: Any, **kwargs: Any) -> "tuple[Tensor, ...]":
+        given = _PROJECTION.bind(*args, **kwargs).arguments
+        rules = installed_rules()
+        names = ("width", "height", "near_plane", "far_plane", "radius_clip", "eps2d")
+        settings = Settings(rules=rules, **{name: given[name] for name in names})
+        n = len(given["means"])
+        opacities = given.get("opacities", torch.ones(n))
+        gaussians = Gaussians(given["means"], given["quats"], given["scales"], opacities, colors=torch.ones(n, 1))
+        found = reference.project(gaussians, given["viewmats"], given["Ks"], settings)
+        compensations = None
+        if given["calc_compensations"]:
+            softened = reference.project(gaussians, given["viewmats"], given["Ks"], replace(settings, antialiased=True))
+            compensations = softened.opacities / opacities
+        radii = found.radii if rules.radii_per_axis else found.radii.amax(dim=-1)
+        return radii, found.means2d, found.depths, found.conics, compensations
+
+    def isect_tiles(self, *args: Any, **kwargs: Any) -> "tuple[Tensor, Tensor, Tensor]":
+        given = _TILES.bind(*args, **kwargs).arguments
+        means2d, radii, depths = (given[name] for name in ("means2d", "radii", "depths"))
+        columns, rows, size = given["tile_width"], given["tile_height"], given["tile_size"]
+        cameras, n = depths.shape
+        radii = radii if radii.ndim == 3 else radii[..., None].expand(cameras, n, 2)
+        settings = Settings(columns * size, rows * size, installed_rules())
+        first, last = reference.tile_rectangles(means2d.detach(), radii, settings)
+        crossings = []
+        for camera in range(cameras):
+            for splat in torch.argsort(depths[camera], stable=True).tolist():
+                if (radii[camera, splat] > 0).all():
+                    (left, top), (right, bottom) = first[camera, splat].tolist(), last[camera, splat].tolist()
+                    for row in range(top, bottom):
+                        for column in range(left, right):
+                            crossings.append((camera * columns * rows + row * columns + column, camera * n + splat))
+        crossings.sort(key=lambda each: each[0])
+        tiles, members = torch.tensor(crossings, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+        return torch.zeros(cameras, n), tiles, members.int()
+
+    def isect_offset_encode(self, *args: Any, **kwargs: Any) -> Tensor:
+        given = _OFFSETS.bind(*args, **kwargs).arguments
+        cameras, columns, rows = given["n_cameras"], given["tile_width"], given["tile_height"]
+        tiles = torch.arange(cameras * columns * rows)
+        return torch.searchsorted(given["isect_ids"], tiles).int().view(cameras, rows, columns)
 
     def spherical_harmonics(self, *args: Any, **kwargs: Any) -> Tensor:
         bound = _SPHERICAL_HARMONICS.bind(*args, **kwargs)

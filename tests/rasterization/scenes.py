@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
+from nts_plugins.rasterization import Textures
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,15 @@ class Scene:
     background: Optional[Tensor] = None  # [C, D]
     channels: Optional[Tensor] = None  # [N, E] or [C, N, E]
     channel_background: Optional[Tensor] = None  # [C, E]
+    textures: Optional[Textures] = None
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Scene":
         """The scene with ``function`` applied to every tensor."""
         names = ("viewmats", "Ks", "background", "channels", "channel_background")
         values = {name: getattr(self, name) for name in names}
         mapped = {name: None if value is None else function(value) for name, value in values.items()}
-        return replace(self, gaussians=self.gaussians.map(function), **mapped)
+        textures = None if self.textures is None else self.textures.map(function)
+        return replace(self, gaussians=self.gaussians.map(function), textures=textures, **mapped)
 
     def to(self, *args) -> "Scene":
         return self.map(lambda tensor: tensor.to(*args))
@@ -43,6 +46,8 @@ class Scene:
             channels=scene.channels,
             channel_background=scene.channel_background,
         )
+        if scene.textures is not None:
+            named.update(vectors=scene.textures.vectors, weights=scene.textures.weights)
         return scene, {name: leaf.requires_grad_() for name, leaf in named.items() if leaf is not None}
 
     def arguments(self) -> dict:
@@ -56,6 +61,7 @@ class Scene:
             "background": self.background,
             "channels": self.channels,
             "channel_background": self.channel_background,
+            "textures": self.textures,
         }
 
 
@@ -144,6 +150,15 @@ def scene(
     )
 
 
+def textured(base: Scene, share: float = 0.7, texels: int = 5, strength: float = 0.8, **options) -> Scene:
+    """The scene with textures on a part of its splats."""
+    n, g = len(base.gaussians), generator(30)
+    splats = torch.randperm(n, generator=g)[: round(share * n)]
+    vectors = strength * torch.randn(len(splats), 3, texels, 2, 4, generator=g)
+    weights = torch.rand(len(splats), 3, generator=g)
+    return replace(base, textures=Textures(vectors, splats, weights, **options))
+
+
 def facing(means: Sequence[Sequence[float]], *, size: int = 17, focal: float = 16.0, **fields) -> Scene:
     """A few splats in front of a camera at the origin that looks along +z, its axis through the middle pixel's centre.
 
@@ -212,6 +227,11 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
         "tiny": lambda: _scaled(scene(120, sh_degree=1, seed=13), 0.02),
         "opaque": lambda: _with(scene(150, seed=14), opacities=torch.ones(150)),
         "equal depths": _tied,
+        "textured": lambda: textured(scene(sh_degree=2, channels=2, cameras_=2, seed=16)),
+        "textured by tanh": lambda: textured(scene(seed=22), texels=8, product_tanh=True),
+        "textures move splats": lambda: textured(scene(seed=18), texels=4, moves_splats=True),
+        "tanh moves splats": lambda: textured(scene(sh_degree=1, seed=19), 1.0, moves_splats=True, product_tanh=True),
+        "two texels on all": lambda: textured(scene(300, kind="init", seed=20), 1.0, texels=2),
     }
 
 
@@ -226,6 +246,7 @@ def empty_scenes() -> Dict[str, Callable[[], Scene]]:
     return {
         "no splats": lambda: scene(0, sh_degree=3, channels=2, cameras_=2),
         "all behind": lambda: _behind_all(scene(20, sh_degree=3, channels=2)),
+        "all behind, textured": lambda: textured(_behind_all(scene(20, sh_degree=3, channels=2)), moves_splats=True),
         "all transparent": lambda: _with(scene(20, sh_degree=1), opacities=torch.zeros(20)),
         "all to the side": lambda: facing([[50.0, 0.0, 2.0], [0.0, -50.0, 2.0]]),
     }
@@ -244,6 +265,9 @@ def extreme_scenes() -> Dict[str, Callable[[], Scene]]:
             base, means=(-base.viewmats[0, :3, :3].T @ base.viewmats[0, :3, 3]).repeat(60, 1)
         ),
         "very far": lambda: _with(base, means=base.gaussians.means * 1e6),
+        "enormous, textured": lambda: textured(_scaled(base, 1e4), moves_splats=True),
+        "points, textured": lambda: textured(_scaled(base, 1e-12), moves_splats=True, product_tanh=True),
+        "needles, textured": lambda: textured(_with(base, scales=thinnest), moves_splats=True),
         "opacity 0 and 1": lambda: _with(base, opacities=(torch.arange(60) % 2).float()),
     }
 

@@ -109,7 +109,8 @@ def _picture_names(made: Scene) -> "list[str]":
 def test_extremes_stay_finite(backend: Backend, rules: Rules, name: str, antialiased: bool) -> None:
     skip_other_rules(backend, rules)
     options = {"rules": rules, "antialiased": antialiased, "depth": "expected", "absgrad": True}
-    raster, leaves = draw(EXTREME[name]().to(backend.device), backend=backend.name, **options)
+    made = EXTREME[name]().to(backend.device)
+    raster, leaves = draw(made, backend=backend.name, **options)
     weight = pixel_scale(raster, options)
     gradients = pull_back(raster, leaves, upstream(raster, {key: value.cpu() for key, value in weight.items()}))
     assert torch.isfinite(raster.colors).all() and torch.isfinite(raster.depth).all()

@@ -12,7 +12,7 @@ from nts_plugins.rasterization import GSPLAT_1_4, GSPLAT_1_5, BackendUnavailable
 
 from .compare import draw, pictures, pixel_scale, pull_back, upstream
 from .fake_gsplat import FakeGsplat
-from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene
+from .scenes import empty_scenes, facing, generator, ordinary_scenes, scene, textured
 
 gsplat_cuda = pytest.importorskip("nts_plugins.rasterization.gsplat_cuda")
 
@@ -21,7 +21,8 @@ gsplat_cuda = pytest.importorskip("nts_plugins.rasterization.gsplat_cuda")
 def fake(monkeypatch: pytest.MonkeyPatch) -> FakeGsplat:
     fake = FakeGsplat()
     monkeypatch.setattr(gsplat_cuda.gsplat.rendering, "rasterization", fake.rasterization)
-    monkeypatch.setattr(gsplat_cuda.gsplat, "spherical_harmonics", fake.spherical_harmonics)
+    for name in ("spherical_harmonics", "fully_fused_projection", "isect_tiles", "isect_offset_encode"):
+        monkeypatch.setattr(gsplat_cuda.gsplat, name, getattr(fake, name))
     monkeypatch.setattr(gsplat_cuda, "_require_extension", lambda: None)
     monkeypatch.setattr(_api, "select_backend", lambda device, backend=None: backend)
     return fake
@@ -61,7 +62,7 @@ def test_backgrounds_reach_their_channels(fake: FakeGsplat, given: str) -> None:
     torch.testing.assert_close(found.channels, expected.channels)
 
 
-@pytest.mark.parametrize("name", empty_scenes())
+@pytest.mark.parametrize("name", [name for name in empty_scenes() if "textured" not in name])
 def test_nothing_to_draw(fake: FakeGsplat, name: str) -> None:
     made = empty_scenes()[name]()
     raster, _ = draw(made, backend="gsplat", depth="expected")
@@ -152,3 +153,11 @@ def test_a_missing_extension_is_named(monkeypatch: pytest.MonkeyPatch, module: O
     gsplat_cuda._require_extension.cache_clear()
     with pytest.raises(BackendUnavailable, match="install the CUDA toolkit"):
         draw(scene(5), backend="gsplat")
+
+
+def test_textures_need_triton(fake: FakeGsplat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "triton", None)
+    for name in ("_gsplat_textured", "_triton_textured"):
+        monkeypatch.delitem(sys.modules, f"nts_plugins.rasterization.{name}", raising=False)
+    with pytest.raises(BackendUnavailable, match="Install the package triton"):
+        draw(textured(scene(5, seed=3)), backend="gsplat")

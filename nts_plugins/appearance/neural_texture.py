@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Neural Texture Splatting: every splat's local texture, decoded from one field for the splats that a camera sees.
+
+Source: Wang, Wang, Mihajlovic, Tang 2025 (arXiv 2511.18873). The field is ``fields.texture``, and
+``rasterization.textures`` says what a texture is and how it is drawn.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict, Literal, Optional, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from nts_plugins.fields.regions import Region, RegionKind
+from nts_plugins.fields.texture import TextureField, TextureFieldConfig
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.rasterization.textures import Textures
+
+
+@dataclass
+class NeuralTextureConfig:
+    """Settings of a :class:`NeuralTexture`. Defaults are the paper's, or its program's where the paper is silent."""
+
+    field: TextureFieldConfig = field(default_factory=TextureFieldConfig)
+    """The field that textures are decoded from."""
+    start_step: int = 5000
+    """First step with textures. Before it the scene is trained as if there were none."""
+    ramp_steps: int = 0
+    """Steps over which textures grow to their full strength."""
+    least_opacity: float = 0.05
+    """Splats of this opacity or less have no texture."""
+    fades_in: bool = False
+    """Let textures grow to full strength between that opacity and twice of it. In the paper they come at once, and a
+    splat whose opacity wanders around the limit flickers."""
+    opacity_amplitude: float = 0.2
+    """Largest residual of opacity; that of colour is 1."""
+    plane_weights: Literal["mean", "area"] = "mean"
+    """How a splat's three planes are added: the same for all, or by the area that the splat has on each. A flat splat
+    then shows that of its face."""
+    region: RegionKind = "unbounded"
+    """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`."""
+    moves_splats: bool = False
+    """Let gradients through the point where a ray meets a splat to the splat's position and shape."""
+    opacity_penalty: float = 0.01
+    """Times the mean absolute residual of opacity, over the texels of the splats that a picture shows."""
+    color_penalty: float = 0.01
+    """Times that of colour."""
+
+
+class NeuralTexture(nn.Module):
+    """Textures of all splats, from one field.
+
+    Making one draws no random number that training would otherwise draw, so that training up to the first textures is
+    the same with and without.
+
+    Args:
+        config: settings.
+        center, radius: of the scene, scene units.
+    """
+
+    def __init__(self, config: NeuralTextureConfig, center: Sequence[float], radius: float) -> None:
+        super().__init__()
+        self.config = config
+        with torch.random.fork_rng(devices=[]):
+            self.field = TextureField(config.field, Region(config.region, center, radius))
+
+    def strength_at(self, step: int) -> float:
+        """How strong textures are in a training step, 0 to 1."""
+        since = step - self.config.start_step
+        return 0.0 if since < 0 else min(1.0, (since + 1) / (self.config.ramp_steps + 1))
+
+    def textures(
+        self, gaussians: Gaussians, camera_center: Tensor, step: int, radii: Tensor, time: Optional[float] = None
+    ) -> Optional[Textures]:
+        """Those of the splats that a camera draws; None before the first step with textures.
+
+        Differentiable with respect to the field. Places, directions, opacities and sizes count as given.
+
+        Args:
+            gaussians: N splats.
+            camera_center: [3] world frame.
+            step: of training.
+            radii: [N, 2] of the splats in the picture, pixels, 0 where one is not drawn.
+            time: of the picture, in [0, 1], where the scene moves.
+        """
+        config, strength = self.config, self.strength_at(step)
+        if strength == 0.0:
+            return None
+        with torch.no_grad():
+            opacities = gaussians.opacities
+            drawn = radii.amin(dim=1) > 0
+            splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
+            centers = gaussians.means[splats]
+            directions = nn.functional.normalize(centers - camera_center, dim=-1)
+            weights = self._plane_weights(gaussians.scales[splats], opacities[splats])
+        if len(splats) == 0:
+            return None
+        return Textures(
+            self.field(centers, directions, time),
+            splats,
+            weights,
+            product_tanh=config.field.texel_activation == "product",
+            amplitudes=(strength, strength, strength, strength * config.opacity_amplitude),
+            moves_splats=config.moves_splats,
+        )
+
+    def _plane_weights(self, scales: Tensor, opacities: Tensor) -> Optional[Tensor]:
+        """[M, 3] of the planes xy, yz, zx; None for a third each."""
+        config = self.config
+        if config.plane_weights == "mean" and not config.fades_in:
+            return None
+        weights = scales.new_full((len(scales), 3), 1 / 3)
+        if config.plane_weights == "area":
+            areas = scales * scales.roll(-1, dims=1)
+            weights = areas / areas.sum(dim=1, keepdim=True).clamp_min(1e-20)
+        if config.fades_in:
+            weights = weights * (opacities / config.least_opacity - 1).clamp(0.0, 1.0)[:, None]
+        return weights
+
+    def losses(self, textures: Textures) -> Dict[str, Tensor]:
+        """What the textures of a picture cost.
+
+        The mean of |u v| over the texels of a plane is the product of the means of |u| and |v|, so that no texel is
+        ever made. With tanh of every texel it is the mean before tanh, which is a little larger. The release takes the
+        mean over all splats, those without a texture included, so that its weight changes with how many are visible.
+        """
+        sizes = textures.vectors.abs().mean(dim=2)  # [M, 3, 2, 4]
+        mean = (sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]).mean(dim=(0, 1)).unbind()
+        scale = textures.amplitudes
+        color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
+        return {
+            "texture_opacity": self.config.opacity_penalty * scale[3] * mean[3],
+            "texture_color": self.config.color_penalty * color,
+        }

@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Front-to-back compositing of splats of which some carry a local texture; see ``rasterization.textures``.
+
+As ``composite``, but a splat's alpha in a pixel is known only when its texture has been read, and its colour differs
+from pixel to pixel. So residual colours are added while the weights are found, and the rest, the same for all pixels,
+goes through the same matrix product. Its gradient is in ``textured_gradient``.
+"""
+
+import numpy as np
+from numba import njit
+
+from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, start_tile
+from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
+from nts_plugins.kernels.pieces import next_piece
+from nts_plugins.kernels.records import whole_vectors
+from nts_plugins.kernels.texture_sampling import (
+    LOCAL_RAYS,
+    PLACES,
+    TEXEL,
+    TEXELS,
+    gather_rays,
+    place_in_texture,
+    sample_products,
+    sample_tanh,
+)
+from nts_plugins.kernels.tiles import (
+    BLOCKS,
+    LOCAL,
+    LOCAL_FADE,
+    PIXELS,
+    SPLAT,
+    START_U,
+    START_V,
+    STEP_X,
+    STEP_XY,
+    STEP_Y,
+)
+from nts_plugins.kernels.vector_math import (
+    absolute,
+    any_lane,
+    fma,
+    minimum,
+    power_of_two,
+    select,
+    trailing_zeros,
+)
+from nts_plugins.kernels.vector_shapes import load_every_fourth, mask_bits
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
+
+_F = np.float32
+
+PEAK, BEFORE, STRENGTH, SHOWN, TRACE = 0, 1, 2, 3, 6
+"""Vectors that the gradient keeps of a contributor: o exp(-sigma), 0 where the pixel does not contribute; T before the
+splat; o exp(-sigma) and the residual of opacity, before the cap; three residuals of colour."""
+
+
+@helper
+def gather_textured(words, start, stop, x0, y0, row_of, rays, rows, local_rays):
+    """For the entries of a batch: the row of their texture, -1 where they have none, and how rays meet them."""
+    for j in range(stop - start):
+        row = np.int64(row_of[at(np.int64(words[at((start + j) * LOCAL + SPLAT)]))])
+        rows[at(j)] = row
+        if row >= 0:
+            gather_rays(rays, row, x0, y0, local_rays, j)
+
+
+def _weights_kernel(tanh: bool, keep: bool):
+    @helper
+    def textured_weights(
+        local, start, members, first, count, pixel, xs, ys, left, constants, rows, local_rays, vectors, planes,
+        amplitudes, resolution, tanh_constants, places, texels, axes, shown, values, stride, sums, base, weights,
+        picked, trace,
+    ):  # fmt: skip
+        x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
+        through = load(left, pixel, LANES)
+        zero, one, far = splat(_F(0), LANES), splat(_F(1), LANES), splat(_F(30), LANES)
+        cap, faintest = load(constants, CAP, LANES), load(constants, FAINTEST, LANES)
+        stop, gains = load(constants, STOP, LANES), load(amplitudes, 0, 4)
+        n = 0
+        for i in range(count):
+            j = np.int64(members[at(first + i)])
+            k = (start + j) * LOCAL
+            u = fma(broadcast(local, k + STEP_X, LANES), x, broadcast(local, k + START_U, LANES))
+            u = fma(broadcast(local, k + STEP_XY, LANES), y, u)
+            v = fma(broadcast(local, k + STEP_Y, LANES), y, broadcast(local, k + START_V, LANES))
+            faded = fma(u, u, fma(v, v, broadcast(local, k + LOCAL_FADE, LANES)))
+            peak = power_of_two(minimum(faded, far), constants)
+            strength, seen, row = peak, peak >= faintest, np.int64(rows[at(j)])
+            bits = mask_bits(seen & (through > zero))
+            textured = row >= 0 and bits != 0
+            if textured:
+                # The gradient needs them once more, for each contributor.
+                kept = n if keep else 0
+                place_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution, places, texels, kept)
+                texture = row * 3 * resolution * TEXEL
+                while bits != 0:
+                    lane = trailing_zeros(bits)
+                    bits &= bits - 1
+                    if tanh:
+                        found = sample_tanh(
+                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, tanh_constants
+                        )
+                    else:
+                        found = sample_products(
+                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, axes, keep
+                        )
+                    store(shown, lane * 4, found * gains)
+                strength = peak + load_every_fourth(shown, 0, 3, LANES)
+            alpha = minimum(strength, cap)
+            after = through * (one - alpha)
+            seen = seen & (alpha >= faintest)
+            adds = seen & (after > stop)
+            weight = select(adds, alpha * through, zero)
+            store(weights, n * LANES, weight)
+            if keep:
+                store(trace, (n * TRACE + PEAK) * LANES, select(adds, peak, zero))
+                store(trace, (n * TRACE + BEFORE) * LANES, through)
+                store(trace, (n * TRACE + STRENGTH) * LANES, strength)
+            if textured:
+                if keep:
+                    store(trace, (n * TRACE + SHOWN) * LANES, load_every_fourth(shown, 0, 0, LANES))
+                    store(trace, (n * TRACE + SHOWN + 1) * LANES, load_every_fourth(shown, 0, 1, LANES))
+                    store(trace, (n * TRACE + SHOWN + 2) * LANES, load_every_fourth(shown, 0, 2, LANES))
+                else:
+                    add_residual(values, j * stride, weight, load_every_fourth(shown, 0, 0, LANES), sums, base)
+                    add_residual(
+                        values, j * stride + 1, weight, load_every_fourth(shown, 0, 1, LANES), sums, base + LANES
+                    )
+                    add_residual(
+                        values, j * stride + 2, weight, load_every_fourth(shown, 0, 2, LANES), sums, base + 2 * LANES
+                    )
+            picked[at(n)] = j
+            through = select(adds, after, select(seen, zero - absolute(through), through))
+            if any_lane(adds):
+                n += 1
+            elif not any_lane(through > zero):
+                break
+        store(left, pixel, through)
+        return n, any_lane(through > zero)
+
+    return textured_weights
+
+
+@helper
+def add_residual(values, place, weight, residual, sums, o):
+    """sums += weight times what a residual really adds to a value: no residual makes a colour negative."""
+    zero, value = splat(_F(0), LANES), broadcast(values, place, LANES)
+    floor = minimum(value, zero)
+    added = select(value + residual >= floor, residual, floor - value)
+    store(sums, o, fma(weight, added, load(sums, o, LANES)))
+
+
+plain_weights, tanh_weights = (_weights_kernel(tanh, keep=False) for tanh in (False, True))
+"""As ``blocks.block_weights``, with textures; also adds residual colours to ``sums`` from ``base`` on. Without tanh of
+every texel, and with it."""
+
+plain_trace, tanh_trace = (_weights_kernel(tanh, keep=True) for tanh in (False, True))
+"""The same for gradients: instead of adding residuals they fill, for each contributor, ``trace`` [TRACE * LANES],
+``places`` [PLACES], ``texels`` [TEXELS] and, without tanh, ``axes`` [AXES]; all with room for one contributor more."""
+
+
+def _forward_kernel(textured_weights):
+    @njit(nogil=True, cache=True)
+    def composite_textured(
+        share, local, words, offsets, values, channels, width, height, background, constants, row_of, rays, vectors,
+        planes, amplitudes, resolution, tanh_constants, image, behind, used,
+    ):  # fmt: skip
+        stride = whole_vectors(channels, 4)
+        local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
+        rows, local_rays = np.empty(BATCH, np.int32), np.empty(BATCH * LOCAL_RAYS, _F)
+        xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+        places, texels, shown = np.empty(PLACES, _F), np.empty(TEXELS, np.int32), np.zeros(4 * LANES, _F)
+        sums = np.empty(PIXELS * stride, _F)
+        weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+        sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
+        while True:
+            tile = next_piece(share, offsets.shape[0] - 1)
+            if tile >= offsets.shape[0] - 1:
+                return
+            x0, y0 = start_tile(tile, width, height, xs, ys, left)
+            sums[:] = _F(0)
+            for b in range(BLOCKS):
+                unfinished[b] = left[b * LANES] > 0
+            entries = 0
+            for start in range(offsets[tile], offsets[tile + 1], BATCH):
+                stop = min(start + BATCH, offsets[tile + 1])
+                gather_values(values, channels, words, start, stop, local_values, stride)
+                gather_textured(words, start, stop, x0, y0, row_of, rays, rows, local_rays)
+                list_blocks(words, start, stop, BATCH, members, sizes)
+                any_unfinished = False
+                for b in range(BLOCKS):
+                    if not unfinished[b]:
+                        continue
+                    n, unfinished[b] = textured_weights(
+                        local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, rows,
+                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, places, texels, unused,
+                        shown, local_values, stride, sums, b * LANES * stride, weights, picked, unused,
+                    )  # fmt: skip
+                    if n > 0:
+                        accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)
+                        entries = max(entries, start - offsets[tile] + picked[n - 1] + 1)
+                    any_unfinished |= unfinished[b]
+                if not any_unfinished:
+                    break
+            used[tile] = entries
+            write_tile(sums, left, x0, y0, width, height, channels, stride, background, image, behind)
+
+    return composite_textured
+
+
+composite_plain, composite_tanh = _forward_kernel(plain_weights), _forward_kernel(tanh_weights)
+"""Composite a picture of splats with textures.
+
+Args, beside those of ``composite.composite_forward`` (the first three channels are colours):
+    row_of: [N] int32 which texture each splat has, -1 for none.
+    rays: [M * RAYS] float64, see ``texture_sampling``.
+    vectors: [M * 3 * resolution * TEXEL].
+    planes: [M * 3] weights of the planes.
+    amplitudes: [4] factors on what is read.
+    resolution: texels on an axis.
+    tanh_constants: from ``texture_sampling.tanh_constants``.
+"""

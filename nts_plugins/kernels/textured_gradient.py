@@ -1,0 +1,280 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The gradient of compositing splats with textures: as ``composite_gradient``, and a second record for the texture of
+every (tile, splat) entry that has one."""
+
+import numpy as np
+from numba import njit
+
+from nts_plugins.kernels.blocks import CAP, list_blocks, start_tile
+from nts_plugins.kernels.composite import gather_values
+from nts_plugins.kernels.composite_gradient import (
+    add_geometry,
+    add_outer,
+    load_block_gradients,
+    project_values,
+)
+from nts_plugins.kernels.pieces import next_piece, pieces_of
+from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
+from nts_plugins.kernels.texture_sampling import (
+    AXES,
+    LOCAL_RAYS,
+    PLACES,
+    RAYS,
+    TEXEL,
+    TEXELS,
+    add_ray_gradients,
+    pull_products,
+    pull_tanh,
+)
+from nts_plugins.kernels.textured import (
+    BEFORE,
+    PEAK,
+    SHOWN,
+    STRENGTH,
+    TRACE,
+    gather_textured,
+    plain_trace,
+    tanh_trace,
+)
+from nts_plugins.kernels.tiles import BLOCKS, LOCAL, PIXELS, SPLAT
+from nts_plugins.kernels.vector_math import any_lane, fma, minimum, select, sum_lanes, trailing_zeros
+from nts_plugins.kernels.vector_shapes import mask_bits, store_interleaved
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, prefetch_to_write, splat, store
+
+PLANES = 12
+"""Floats after those of the texels in a texture's record: four channels of the gradient of each plane's weight."""
+
+_F = np.float32
+
+
+@helper
+def texture_record(resolution):
+    """Floats of a texture's record: texels, weights of planes, rays (rounded up)."""
+    return 3 * resolution * TEXEL + PLANES + LOCAL_RAYS
+
+
+@helper
+def clear_records(words, slots, first, last, row_of, first_slot, first_record, size, records, places):
+    """Set the texture records of a tile's entries to zero and tell where each of them lies, -1 where there is none."""
+    for entry in range(first, last):
+        i = np.int64(words[at(entry * LOCAL + SPLAT)])
+        row = np.int64(row_of[at(i)])
+        if row < 0:
+            places[at(entry - first)] = -1
+            continue
+        place = (first_record[at(row)] + np.int64(slots[at(entry)]) - first_slot[at(i)]) * size
+        places[at(entry - first)] = place
+        for c in range(0, size, 4):
+            store(records, place + c, splat(_F(0), 4))
+
+
+@helper
+def residual_gradient(values, place, weight, residual, grad):
+    """What a residual really adds to a value, its gradient, and what of the value's gradient does not pass, because no
+    residual makes a colour negative."""
+    zero, value = splat(_F(0), LANES), broadcast(values, place, LANES)
+    floor = minimum(value, zero)
+    passes = value + residual >= floor
+    full = weight * grad
+    grad_residual = select(passes, full, zero)
+    blocked = select(value >= zero, full - grad_residual, zero)
+    return select(passes, residual, floor - value), grad_residual, blocked
+
+
+def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
+    @helper
+    def pull_block(
+        weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, x_pixel, xs, ys, vectors,
+        planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes, values, stride,
+        record_places, records, grad_values, wide,
+    ):  # fmt: skip
+        zero, one, cap = splat(_F(0), LANES), splat(_F(1), LANES), load(constants, CAP, LANES)
+        x, y = load(xs, x_pixel, LANES), load(ys, x_pixel, LANES)
+        rest, gains = load(behind, 0, LANES), load(amplitudes, 0, 4)
+        red, green, blue = (
+            load(by_channel, 0, LANES),
+            load(by_channel, LANES, LANES),
+            load(by_channel, 2 * LANES, LANES),
+        )
+        for back in range(n):
+            i = n - 1 - back
+            j = np.int64(picked[at(i)])
+            row = np.int64(rows[at(j)])
+            peak, through = (
+                load(trace, (i * TRACE + PEAK) * LANES, LANES),
+                load(trace, (i * TRACE + BEFORE) * LANES, LANES),
+            )
+            strength, weight = load(trace, (i * TRACE + STRENGTH) * LANES, LANES), load(weights, i * LANES, LANES)
+            here = load(projected, i * LANES, LANES)
+            adds = peak > zero
+            grad_red, grad_green, grad_blue = zero, zero, zero
+            if row >= 0:
+                k, t = j * stride, (i * TRACE + SHOWN) * LANES
+                added, grad_red, blocked = residual_gradient(values, k, weight, load(trace, t, LANES), red)
+                if any_lane(blocked > zero) or any_lane(blocked < zero):
+                    grad_values[at(j * wide)] -= sum_lanes(blocked)
+                here = fma(select(adds, added, zero), red, here)
+                added, grad_green, blocked = residual_gradient(
+                    values, k + 1, weight, load(trace, t + LANES, LANES), green
+                )
+                if any_lane(blocked > zero) or any_lane(blocked < zero):
+                    grad_values[at(j * wide + 1)] -= sum_lanes(blocked)
+                here = fma(select(adds, added, zero), green, here)
+                added, grad_blue, blocked = residual_gradient(
+                    values, k + 2, weight, load(trace, t + 2 * LANES, LANES), blue
+                )
+                if any_lane(blocked > zero) or any_lane(blocked < zero):
+                    grad_values[at(j * wide + 2)] -= sum_lanes(blocked)
+                here = fma(select(adds, added, zero), blue, here)
+            grad_alpha = through * here - rest / (one - minimum(select(adds, strength, zero), cap))
+            rest = fma(weight, here, rest)
+            free = adds & (strength <= cap)
+            store(projected, i * LANES, select(free, zero - peak * grad_alpha, zero))
+            bits = mask_bits(adds)
+            if row < 0 or bits == 0:
+                continue
+            store_interleaved(shown, 0, grad_red, grad_green, grad_blue, select(free, grad_alpha, zero))
+            if moves:
+                store(slopes, 0, zero)
+                store(slopes, LANES, zero)
+                store(slopes, 2 * LANES, zero)
+            texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
+            s0 = splat(_F(0), 4)
+            s1, s2 = s0, s0
+            while bits != 0:
+                lane = trailing_zeros(bits)
+                bits &= bits - 1
+                grad = load(shown, lane * 4, 4) * gains
+                if tanh:
+                    s0, s1, s2 = pull_tanh(
+                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, grad, records, place,
+                        slopes, moves, tanh_constants, s0, s1, s2,
+                    )  # fmt: skip
+                else:
+                    s0, s1, s2 = pull_products(
+                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, axes, grad, records,
+                        place, slopes, moves, s0, s1, s2,
+                    )  # fmt: skip
+            o = place + 3 * resolution * TEXEL
+            store(records, o, load(records, o, 4) + s0)
+            store(records, o + 4, load(records, o + 4, 4) + s1)
+            store(records, o + 8, load(records, o + 8, 4) + s2)
+            if moves:
+                add_ray_gradients(local_rays, j * LOCAL_RAYS, x, y, slopes, resolution, records, o + PLANES)
+
+    @njit(nogil=True, cache=True)
+    def textured_backward(
+        share, local, words, slots, offsets, used, values, channels, width, height, background, constants, row_of, rays,
+        vectors, planes, amplitudes, resolution, tanh_constants, first_slot, first_record, grad_image, grad_alphas,
+        records, texture_records,
+    ):  # fmt: skip
+        capacity = max(1, used.max()) if used.shape[0] > 0 else 1
+        most = max(1, np.diff(offsets).max()) if used.shape[0] > 0 else 1
+        stride, wide = whole_vectors(channels, 4), whole_vectors(channels, 8)
+        size, texture_size = RECORD + stride, texture_record(resolution)
+        local_values = np.empty(capacity * stride, _F)
+        rows, local_rays = np.empty(capacity, np.int32), np.empty(capacity * LOCAL_RAYS, _F)
+        record_places = np.empty(most, np.int64)
+        places, texels = np.empty((capacity + 1) * PLACES, _F), np.empty((capacity + 1) * TEXELS, np.int32)
+        axes, shown = np.empty(0 if tanh else (capacity + 1) * AXES, _F), np.zeros(4 * LANES, _F)
+        slopes, no_sums = np.empty(3 * LANES, _F), np.empty(0, _F)
+        members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
+        xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
+        weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
+        trace, projected = np.empty(TRACE * (capacity + 1) * LANES, _F), np.empty(capacity * LANES, _F)
+        by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
+        behind = np.empty(LANES, _F)
+        geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
+        while True:
+            tile = next_piece(share, offsets.shape[0] - 1)
+            if tile >= offsets.shape[0] - 1:
+                return
+            start, stop = offsets[tile], offsets[tile] + used[tile]
+            for entry in range(start, offsets[tile + 1]):
+                for line in range(0, size, 16):
+                    prefetch_to_write(records, np.int64(slots[at(entry)]) * size + line)
+            for entry in range(stop, offsets[tile + 1]):
+                for c in range(0, size, 4):
+                    store(records, np.int64(slots[at(entry)]) * size + c, splat(_F(0), 4))
+            clear_records(
+                words, slots, start, offsets[tile + 1], row_of, first_slot, first_record, texture_size, texture_records,
+                record_places,
+            )  # fmt: skip
+            if start == stop:
+                continue
+            x0, y0 = start_tile(tile, width, height, xs, ys, left)
+            gather_values(values, channels, words, start, stop, local_values, stride)
+            gather_textured(words, start, stop, x0, y0, row_of, rays, rows, local_rays)
+            list_blocks(words, start, stop, capacity, members, sizes)
+            geometry[: (stop - start) * RECORD] = _F(0)
+            grad_values[: (stop - start) * wide] = _F(0)
+            for b in range(BLOCKS):
+                p = b * LANES
+                n, _ = textured_trace(
+                    local, start, members, b * capacity, sizes[b], p, xs, ys, left, constants, rows, local_rays,
+                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, local_values,
+                    stride, no_sums, 0, weights, picked, trace,
+                )  # fmt: skip
+                if n == 0:
+                    continue
+                load_block_gradients(
+                    grad_image, grad_alphas, channels, width, height, background, x0, y0, left, p, by_channel, by_pixel,
+                    wide, behind,
+                )  # fmt: skip
+                project_values(local_values, picked, n, stride, by_channel, projected)
+                pull_block(
+                    weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, p, xs, ys,
+                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes,
+                    local_values, stride, record_places, texture_records, grad_values, wide,
+                )  # fmt: skip
+                add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
+                add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
+            for j in range(stop - start):
+                place = np.int64(slots[at(start + j)]) * size
+                store(records, place, load(geometry, j * RECORD, 8))
+                for c in range(0, stride, 4):
+                    store(records, place + RECORD + c, load(grad_values, j * wide + c, 4))
+
+    return textured_backward
+
+
+backward = {
+    (tanh, moves): _gradient_kernel(tanh_trace if tanh else plain_trace, tanh, moves)
+    for tanh in (False, True)
+    for moves in (False, True)
+}
+"""The gradient of ``textured.composite_plain`` and ``composite_tanh``, by whether tanh is taken of every texel, and by
+whether the point where a ray meets a splat moves with it.
+
+Args, beside those of ``composite_gradient.composite_backward`` and of the forward pass:
+    first_slot: [N + 1] int64, see ``tiles.fill_tiles``.
+    first_record: [M + 1] int64 sums of how many entries each texture has.
+    texture_records: [first_record[M] * texture_record(resolution)] written.
+"""
+
+
+@njit(nogil=True, cache=True)
+def gather_textures(share, first_record, records, resolution, grad_vectors, grad_planes, grad_rays):
+    """Sum the records of each texture, always in the same order.
+
+    Args:
+        share: of the work, see ``pieces``.
+        first_record, records: see :data:`backward`.
+        resolution: texels on an axis.
+        grad_vectors: [M * 3 * resolution * TEXEL] written.
+        grad_planes: [M * 3] written.
+        grad_rays: [M * RAYS] float64 written.
+    """
+    m, size, texels = first_record.shape[0] - 1, texture_record(resolution), 3 * resolution * TEXEL
+    total = np.empty(size, _F)
+    while True:
+        start = next_piece(share, pieces_of(m, PIECE)) * PIECE
+        if start >= m:
+            return
+        for i in range(start, min(m, start + PIECE)):
+            sum_records(records, first_record[at(i)], first_record[at(i + 1)], size, total)
+            copy_floats(total, 0, grad_vectors, i * texels, texels)
+            for plane in range(3):
+                grad_planes[at(i * 3 + plane)] = sum_lanes(load(total, texels + 4 * plane, 4))
+            for c in range(RAYS):
+                grad_rays[at(i * RAYS + c)] = np.float64(total[at(texels + PLANES + c)])

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splats with local textures: Neural Texture Splatting on the suite's splats.
+
+Class paths in this module are written into every run's config.yml: they are a public interface.
+"""
+
+from dataclasses import dataclass, field
+from typing import Dict, List, Optional, Type
+
+import torch
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import Tensor
+from torch.nn import Parameter
+
+from nts_plugins.appearance.neural_texture import NeuralTexture, NeuralTextureConfig
+from nts_plugins.data.cameras import View
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.models.splat import SplatModel, SplatModelConfig
+from nts_plugins.rasterization import Textures, TextureSource
+from nts_plugins.rasterization.sh import camera_centres
+
+
+@dataclass
+class TexturedModelConfig(SplatModelConfig):
+    """Settings of :class:`TexturedModel`."""
+
+    _target: Type = field(default_factory=lambda: TexturedModel)
+    texture: NeuralTextureConfig = field(default_factory=NeuralTextureConfig)
+    """Local textures of the splats."""
+
+
+class TexturedModel(SplatModel):
+    """Splats whose colour and opacity vary across each of them, as a field shared by all of them says.
+
+    Until the field's first step it is a :class:`SplatModel`, to the bit.
+    """
+
+    config: TexturedModelConfig  # type: ignore[assignment]
+
+    def populate_modules(self) -> None:
+        super().populate_modules()
+        center, side = (self.kwargs.get("metadata") or {}).get("random_region", ((0.0, 0.0, 0.0), 2.0))
+        self.texture = NeuralTexture(self.config.texture, center, side / 2)
+        self.drawn_textures: Optional[Textures] = None
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        return {**super().get_param_groups(), "texture_field": list(self.texture.parameters())}
+
+    def textures_for(self, gaussians: Gaussians, view: View, trains_splats: bool) -> Optional[TextureSource]:
+        """Textures of the splats that the camera draws, decoded when it is known which these are."""
+        if self.texture.strength_at(self.step) == 0.0:
+            return None
+
+        def decode(radii: Tensor) -> Optional[Textures]:
+            with torch.set_grad_enabled(trains_splats and torch.is_grad_enabled()):
+                center = camera_centres(view.viewmats)[0]
+                textures = self.texture.textures(gaussians, center, self.step, radii)
+            if self.training and trains_splats:
+                self.drawn_textures = textures
+            return textures
+
+        return decode
+
+    @property
+    def shs_0(self) -> Tensor:
+        """As the exporter asks for it, and for nothing else."""
+        CONSOLE.print(
+            "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without them."
+        )
+        return super().shs_0
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        losses = super().get_loss_dict(outputs, batch, metrics_dict)
+        textures, self.drawn_textures = self.drawn_textures, None
+        if textures is not None:
+            losses.update(self.texture.losses(textures))
+        return losses

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local textures on the CPU backend: what the kernels of ``kernels.textured`` read, and their gradients."""
+
+from typing import Any, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.kernels import texture_sampling, textured, textured_gradient
+from nts_plugins.kernels.blocks import POWER_TABLE
+from nts_plugins.kernels.threads import run
+from nts_plugins.rasterization._cpu_projection import flat
+from nts_plugins.rasterization.textures import Textures, splat_rays
+
+_TANH = texture_sampling.tanh_constants(POWER_TABLE)
+
+
+class Skin(NamedTuple):
+    """The textures of one camera, but for what has a gradient."""
+
+    row_of: np.ndarray  # [N] int32, -1 where a splat has none
+    resolution: int
+    amplitudes: np.ndarray  # [4]
+    tanh: bool
+    moves: bool
+
+    @property
+    def forward_kernel(self) -> Any:
+        return textured.composite_tanh if self.tanh else textured.composite_plain
+
+    def arrays(self, vectors: Tensor, planes: Tensor, rays: Tensor) -> Tuple[Any, ...]:
+        """What both kernels read of the textures."""
+        flat_rays = rays.detach().contiguous().numpy().reshape(-1)
+        return (
+            *(self.row_of, flat_rays, flat(vectors), flat(planes)),
+            *(self.amplitudes, self.resolution, _TANH),
+        )
+
+    def pull_back(
+        self,
+        texture: Sequence[Tensor],
+        drawn: Tuple[Any, ...],
+        first_slot: np.ndarray,
+        incoming: Tuple[Any, ...],
+        records: np.ndarray,
+    ) -> Tuple[Tensor, Tensor, Tensor]:
+        """Gradients of vectors, planes and rays; fills the records of the splats."""
+        vectors, planes, rays = texture
+        owners = (self.row_of >= 0).nonzero()[0]
+        counts = np.zeros(len(vectors), np.int64)
+        counts[self.row_of[owners]] = (first_slot[1:] - first_slot[:-1])[owners]
+        first_record = np.concatenate([[0], np.cumsum(counts)])
+        size = textured_gradient.texture_record(self.resolution)
+        texture_records = np.empty(first_record[-1] * size, np.float32)
+        run(
+            textured_gradient.backward[self.tanh, self.moves], *drawn, *self.arrays(*texture), first_slot,
+            first_record, *incoming, records, texture_records,
+        )  # fmt: skip
+        grad_vectors, grad_planes = np.empty(vectors.shape, np.float32), np.empty(planes.shape, np.float32)
+        grad_rays = np.empty(rays.shape, np.float64)
+        flat_grads = (array.reshape(-1) for array in (grad_vectors, grad_planes, grad_rays))
+        run(textured_gradient.gather_textures, first_record, texture_records, self.resolution, *flat_grads)
+        return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
+
+
+Inputs = Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]
+
+
+def texture_inputs(
+    textures: Optional[Textures], gaussians: Gaussians, viewmat: Tensor, K: Tensor
+) -> Tuple[Inputs, Optional[Skin]]:
+    """One camera's textures as ``_cpu_composite.Composite`` wants them: vectors, planes and rays, and the rest."""
+    if textures is None:
+        return (None, None, None), None
+    m, row_of = len(textures), np.full(len(gaussians), -1, np.int32)
+    row_of[textures.splats.numpy()] = np.arange(m, dtype=np.int32)
+    amplitudes = np.array(textures.amplitudes, np.float32)
+    skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
+    planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
+    rays = splat_rays(textures, gaussians, viewmat, K)
+    return (textures.vectors.to(torch.float32), planes, rays), skin

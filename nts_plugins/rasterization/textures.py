@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Local textures on splats: where a ray meets a splat, and what its texture shows there, in plain torch.
+
+Source: Wang, Wang, Mihajlovic, Tang 2025 (Neural Texture Splatting, arXiv 2511.18873); the point where a ray meets a
+splat is that of Yu et al. 2024 (Gaussian Opacity Fields). Written to be read: the reference backend draws with it, and
+every other backend is tested against that.
+"""
+
+from dataclasses import dataclass, fields, replace
+from typing import Callable, Optional, Tuple, Union
+
+import torch
+from torch import Tensor
+
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.rotations import rotation_matrices
+
+EXTENT = 3.0
+"""A texture covers this many standard deviations on each side of its splat's centre; beyond, it is 0."""
+
+
+@dataclass(frozen=True)
+class Textures:
+    """Residuals of colour (red, green, blue) and opacity on M of N splats, each on three planes through its centre.
+
+    Plane k is spanned by the splat's own axes k and k + 1 (xy, yz, zx). Its T x T texels are products of one vector
+    along each axis, the rank-one part of a CANDECOMP/PARAFAC factorisation: texel (i, j) of plane k is
+    ``vectors[k, i, 0] * vectors[(k + 1) % 3, j, 1]``, channel by channel. The first and the last texel lie at -+3
+    standard deviations, and between texels a plane is interpolated linearly. A texture is the weighted sum of the
+    planes at the point in which the ray comes nearest to the splat's centre, measured in standard deviations.
+    """
+
+    vectors: Tensor
+    """[M, 3 (axis), T, 2 (as the first axis of a plane, as the second), 4 (red, green, blue, opacity)]; T >= 2."""
+    splats: Tensor
+    """[M] int64: which splat each of them is on; no splat has two."""
+    weights: Optional[Tensor] = None
+    """[M, 3] of the planes; None takes their mean, a third each."""
+    product_tanh: bool = False
+    """Take tanh of every texel, after the product, as the paper does. The products of bounded vectors are bounded too,
+    and then two interpolations of vectors and a product give the interpolation of texels, which is much less work."""
+    amplitudes: Tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.2)
+    """Factors on the four channels, after tanh. The paper's."""
+    moves_splats: bool = False
+    """Let gradients pass through the point to positions, sizes and rotations. The paper takes it as given."""
+
+    def __len__(self) -> int:
+        return len(self.splats)
+
+    @property
+    def resolution(self) -> int:
+        """T, texels along each axis."""
+        return self.vectors.shape[2]
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Textures":
+        """The same with ``function`` applied to vectors and weights."""
+        weights = None if self.weights is None else function(self.weights)
+        return replace(self, vectors=function(self.vectors), weights=weights)
+
+
+TextureSource = Union[Textures, Callable[[Tensor], Optional[Textures]]]
+"""Textures, the same for every camera; or a function that is called once for each camera and gives that camera's. It is
+handed the radii [N, 2] of the splats in pixels, half width and half height, 0 where the camera does not draw one: so
+textures are made only for splats that are seen."""
+
+
+def textures_of(source: Optional[TextureSource], radii: Tensor) -> Optional[Textures]:
+    """The textures of a camera that draws splats with these radii [N, 2]; None where there are none."""
+    if source is None or isinstance(source, Textures):
+        return source
+    textures = source(radii)
+    if textures is None or len(textures) == 0:
+        return None
+    check_textures(textures, len(radii), values=False)
+    return textures
+
+
+def check_textures(textures: Textures, n_splats: int, values: bool = True) -> None:
+    """Shapes, and on the CPU, if wanted, the numbers of the splats too.
+
+    Raises:
+        ValueError: naming what does not fit.
+    """
+    vectors, splats, weights = textures.vectors, textures.splats, textures.weights
+    for each in fields(textures):
+        value = getattr(textures, each.name)
+        if each.name in ("vectors", "splats", "weights") and value is not None and value.device != vectors.device:
+            raise ValueError(f"Textures.{each.name} is on '{value.device}', but the vectors are on '{vectors.device}'.")
+    if splats.ndim != 1 or splats.is_floating_point() or splats.dtype == torch.bool:
+        raise ValueError(f"Textures.splats has shape {tuple(splats.shape)} and {splats.dtype}, expected [M] integers.")
+    m = len(splats)
+    if vectors.ndim != 5 or (len(vectors), vectors.shape[1], *vectors.shape[3:]) != (m, 3, 2, 4):
+        raise ValueError(f"Textures.vectors has shape {tuple(vectors.shape)}, expected [{m}, 3, T, 2, 4].")
+    if vectors.shape[2] < 2:
+        raise ValueError(f"Textures.vectors has {vectors.shape[2]} texels along an axis; at least 2 are needed.")
+    if weights is not None and weights.shape != (m, 3):
+        raise ValueError(f"Textures.weights has shape {tuple(weights.shape)}, expected [{m}, 3].")
+    if splats.device.type != "cpu" or m == 0 or not values:
+        return
+    if int(splats.min()) < 0 or int(splats.max()) >= n_splats:
+        raise ValueError(f"Textures.splats must lie from 0 to {n_splats - 1}.")
+    if len(torch.unique(splats)) < m:
+        raise ValueError("Textures.splats names a splat twice.")
+
+
+def splat_points(gaussians: Gaussians, viewmat: Tensor, K: Tensor, pixels: Tensor) -> Tensor:
+    """[P, N, 3] points in which the rays of P pixels come nearest to the centres of N splats.
+
+    In a splat's own frame, in units of its standard deviations: with the ray o + t d carried there, o' = S^-1 R^T
+    (o - mean) and d' = S^-1 R^T d, it is o' - (o'.d' / d'.d') d'. Differentiable with respect to means, quats, scales
+    and viewmat.
+
+    Args:
+        gaussians: N splats.
+        viewmat: [4, 4] world to camera, OpenCV axes.
+        K: [3, 3] pinhole intrinsics in pixels.
+        pixels: [P, 2] x, y.
+    """
+    viewmat, K = viewmat.to(gaussians.means.dtype), K.to(gaussians.means.dtype)
+    slopes = (pixels - K[[0, 1], [2, 2]]) / K[[0, 1], [0, 1]]
+    rays = torch.cat([slopes, torch.ones_like(slopes[:, :1])], dim=-1)  # [P, 3] in the camera's frame
+    to_splat = (rotation_matrices(gaussians.quats) / gaussians.scales[:, None, :]).transpose(-1, -2)  # [N, 3, 3]
+    from_camera = to_splat @ viewmat[:3, :3].T
+    centres = gaussians.means @ viewmat[:3, :3].T + viewmat[:3, 3]
+    origins = -(from_camera @ centres[:, :, None])[..., 0]  # [N, 3]
+    directions = torch.einsum("nij,pj->pni", from_camera, rays)  # [P, N, 3]
+    along = (origins * directions).sum(dim=-1) / directions.square().sum(dim=-1)
+    return origins - along[..., None] * directions
+
+
+def splat_rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Tensor:
+    """[M, 17] float64: how a camera's rays meet the splats that have textures, fit for arithmetic in float32.
+
+    A ray at the offset (x, y) in pixels from a splat's centre has the direction d = c + x s + y t in the splat's own
+    frame, in standard deviations (of whatever length), and meets the splat at d x w / d.d with w = x (s x c) + y (t x
+    c). The columns are the centre in pixels (2), s, t, c, s x c and t x c. It is the point of :func:`splat_points`,
+    which on flat splats is a small difference of large numbers.
+
+    Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
+    """
+    with torch.set_grad_enabled(textures.moves_splats and torch.is_grad_enabled()):
+        chosen = textures.splats
+        means, quats = gaussians.means[chosen].double(), gaussians.quats[chosen].double()
+        scales, viewmat, K = gaussians.scales[chosen].double(), viewmat.double(), K.detach().double()
+        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2) @ viewmat[:3, :3].T
+        centres = means @ viewmat[:3, :3].T + viewmat[:3, 3]
+        focal, principal = K[[0, 1], [0, 1]], K[[0, 1], [2, 2]]
+        depth = centres[:, 2:]
+        means2d = focal * centres[:, :2] / depth + principal
+        middle = (to_splat @ centres[..., None])[..., 0]
+        # The point does not depend on how long directions are, and tiny splats' would overflow.
+        middle, length = middle / middle.norm(dim=1, keepdim=True).detach(), middle.norm(dim=1).detach()
+        steps = to_splat[..., :2] * (depth[:, None] / focal)  # [M, 3, 2]
+        turns = torch.linalg.cross(steps, middle[..., None].expand_as(steps), dim=1)
+        steps = steps / length[:, None, None]
+        columns = (means2d, steps[..., 0], steps[..., 1], middle, turns[..., 0], turns[..., 1])
+        return torch.cat(columns, dim=-1)
+
+
+def sample(textures: Textures, points: Tensor) -> Tensor:
+    """[P, M, 4] what M textures show at points [P, M, 3] in standard deviations; 0 outside of a plane.
+
+    Differentiable with respect to vectors, weights and points.
+    """
+    last = textures.resolution - 1
+    places = (points / EXTENT + 1) / 2 * last  # in texels
+    inside = (places >= 0) & (places <= last)
+    low = places.detach().floor().clamp(0, last - 1)
+    fraction = (places - low)[..., None]
+    low = low.long()
+    m = torch.arange(len(textures), device=points.device)
+    weights = textures.weights
+    total = points.new_zeros((*points.shape[:2], 4))
+    for k in range(3):
+        after = (k + 1) % 3
+        texels = textures.vectors[:, k, :, None, 0] * textures.vectors[:, after, None, :, 1]  # [M, T, T, 4]
+        texels = texels.tanh() if textures.product_tanh else texels
+        i, j, a, b = low[..., k], low[..., after], fraction[..., k, :], fraction[..., after, :]
+        first = texels[m, i, j] * (1 - b) + texels[m, i, j + 1] * b
+        second = texels[m, i + 1, j] * (1 - b) + texels[m, i + 1, j + 1] * b
+        plane = (first * (1 - a) + second * a) * (inside[..., k] & inside[..., after])[..., None]
+        total = total + (plane / 3 if weights is None else plane * weights[:, k, None])
+    return total * total.new_tensor(textures.amplitudes)
+
+
+def sampler(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals [P, S, 4] of one camera;
+    splats without a texture have none."""
+    place = torch.full((len(gaussians),), -1, device=textures.splats.device)
+    place[textures.splats] = torch.arange(len(textures), device=place.device)
+
+    def residuals(pixels: Tensor, splats: Tensor) -> Tensor:
+        own = place[splats]
+        chosen = own >= 0
+        # A small difference of large numbers: in float32 it would lose several digits.
+        own_splats = gaussians.select(splats[chosen]).to(torch.float64)
+        points = splat_points(own_splats, viewmat, K, pixels.double()).to(pixels.dtype)
+        points = points if textures.moves_splats else points.detach()
+        weights = None if textures.weights is None else textures.weights[own[chosen]]
+        mine = replace(textures, vectors=textures.vectors[own[chosen]], splats=splats[chosen], weights=weights)
+        found = pixels.new_zeros(len(pixels), len(splats), 4)
+        return found.index_copy(1, chosen.nonzero()[:, 0], sample(mine, points))
+
+    return residuals
