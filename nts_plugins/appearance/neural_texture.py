@@ -39,6 +39,9 @@ class NeuralTextureConfig:
     then shows that of its face."""
     region: RegionKind = "unbounded"
     """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`."""
+    camera_noise: float = 0.0
+    """In training, each splat sees the camera off its place by so many times (standard deviation, each axis) the mean
+    distance between a camera and the nearest other one. Between cameras no photograph says how colours change."""
     moves_splats: bool = False
     """Let gradients through the point where a ray meets a splat to the splat's position and shape."""
     opacity_penalty: float = 0.01
@@ -56,11 +59,14 @@ class NeuralTexture(nn.Module):
     Args:
         config: settings.
         center, radius: of the scene, scene units.
+        camera_spacing: mean distance between a training camera and the nearest other one, scene units.
     """
 
-    def __init__(self, config: NeuralTextureConfig, center: Sequence[float], radius: float) -> None:
+    def __init__(
+        self, config: NeuralTextureConfig, center: Sequence[float], radius: float, camera_spacing: float = 0.0
+    ) -> None:
         super().__init__()
-        self.config = config
+        self.config, self.camera_spacing = config, camera_spacing
         with torch.random.fork_rng(devices=[]):
             self.field = TextureField(config.field, Region(config.region, center, radius))
 
@@ -91,7 +97,10 @@ class NeuralTexture(nn.Module):
             drawn = radii.amin(dim=1) > 0
             splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
             centers = gaussians.means[splats]
-            directions = nn.functional.normalize(centers - camera_center, dim=-1)
+            toward = centers - camera_center
+            if self.training and config.camera_noise > 0:
+                toward = toward + config.camera_noise * self.camera_spacing * torch.randn_like(toward)
+            directions = nn.functional.normalize(toward, dim=-1)
             weights = self._plane_weights(gaussians.scales[splats], opacities[splats])
         if len(splats) == 0:
             return None

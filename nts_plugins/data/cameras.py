@@ -92,3 +92,17 @@ def region_in_view(camera_to_worlds: Tensor) -> Tuple[Tuple[float, float, float]
 def _point(position: Tensor) -> Tuple[float, float, float]:
     x, y, z = (float(value) for value in position)
     return x, y, z
+
+
+def camera_spacing(camera_to_worlds: Tensor) -> float:
+    """Mean distance between a camera and the nearest other one, scene units; 0 where there is no other.
+
+    Args:
+        camera_to_worlds: [N, 3 or 4, 4].
+    """
+    positions = camera_to_worlds[:, :3, 3].double()
+    if len(positions) < 2:
+        return 0.0
+    distances = torch.cdist(positions, positions)
+    distances.fill_diagonal_(float("inf"))
+    return float(distances.amin(dim=1).mean())

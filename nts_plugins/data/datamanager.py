@@ -22,7 +22,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nts_plugins import compat
 from nts_plugins.data import checks
-from nts_plugins.data.cameras import region_in_view
+from nts_plugins.data.cameras import camera_spacing, region_in_view
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.data.pyramid import pyramids
 from nts_plugins.errors import InputError
@@ -116,6 +116,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         sizes = dataset.cameras.height * dataset.cameras.width
         dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
+        dataset.metadata["camera_spacing"] = camera_spacing(poses)
         color = self.train_dataparser_outputs.alpha_color
         opened = [] if self.test_mode == "inference" else dataset.image_filenames
         dataset.metadata["has_alpha"] = any(map(checks.has_alpha, opened))

@@ -34,8 +34,9 @@ class TextureFieldConfig:
     """Hidden layers of the opacity decoder."""
     color_layers: int = 2
     """Hidden layers of the colour decoder."""
-    direction_frequencies: int = 2
-    """Octaves in which the colour decoder sees the direction of view."""
+    direction_frequencies: Optional[int] = 2
+    """Octaves in which the colour decoder sees the direction of view; None for textures that look the same from all
+    sides."""
     time_frequencies: Optional[int] = None
     """Octaves in which both decoders see the time; None for scenes that stand still."""
     starts_at_zero: bool = False
@@ -55,7 +56,7 @@ class TextureField(nn.Module):
         self.color_planes = TriPlanes(config.plane_channels, config.plane_resolution)
         place = self.opacity_planes.width + 3
         place += 0 if config.time_frequencies is None else 1 + 2 * config.time_frequencies
-        view = 3 * (1 + 2 * config.direction_frequencies)
+        view = 0 if config.direction_frequencies is None else 3 * (1 + 2 * config.direction_frequencies)
         numbers = 3 * config.texels * ENDS
         self.opacity_decoder = Siren(place, numbers, config.hidden, config.opacity_layers)
         self.color_decoder = Mlp(place + view, 3 * numbers, config.hidden, config.color_layers)
@@ -89,9 +90,10 @@ class TextureField(nn.Module):
             if time is None:
                 raise ValueError("A texture field with time_frequencies needs the time.")
             known.append(frequencies(places.new_full((len(places), 1), time), config.time_frequencies))
-        view = frequencies(directions.detach(), config.direction_frequencies)
         opacity = self.opacity_decoder(torch.cat([self.opacity_planes(places), *known], dim=1))
-        color = self.color_decoder(torch.cat([self.color_planes(places), *known, view], dim=1))
+        if config.direction_frequencies is not None:
+            known.append(frequencies(directions.detach(), config.direction_frequencies))
+        color = self.color_decoder(torch.cat([self.color_planes(places), *known], dim=1))
         shape = (len(places), 3, config.texels, ENDS)
         vectors = torch.cat([color.view(*shape, 3), opacity.view(*shape, 1)], dim=-1)
         return vectors.tanh() if config.texel_activation == "vectors" else vectors

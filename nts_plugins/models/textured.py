@@ -39,8 +39,10 @@ class TexturedModel(SplatModel):
 
     def populate_modules(self) -> None:
         super().populate_modules()
-        center, side = (self.kwargs.get("metadata") or {}).get("random_region", ((0.0, 0.0, 0.0), 2.0))
-        self.texture = NeuralTexture(self.config.texture, center, side / 2)
+        metadata = self.kwargs.get("metadata") or {}
+        center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 2.0))
+        spacing = float(metadata.get("camera_spacing", 0.0))
+        self.texture = NeuralTexture(self.config.texture, center, side / 2, spacing)
         self.drawn_textures: Optional[Textures] = None
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:

@@ -80,3 +80,17 @@ def test_making_one_draws_no_random_number() -> None:
     torch.manual_seed(5)
     NeuralTexture(NeuralTextureConfig(field=SMALL), (0.0, 0.0, 0.0), 1.0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_cameras_are_seen_off_their_place_in_training_alone() -> None:
+    """By as much as cameras lie apart, so that colours do not change faster with the view than photographs can tell."""
+    texture = NeuralTexture(NeuralTextureConfig(field=SMALL, start_step=0, camera_noise=0.5), (0.0, 0.0, 0.0), 1.0, 2.0)
+    given, seen = splats([0.5] * 2000), torch.ones(2000, 2)
+    directions = []
+    texture.field.forward = lambda centers, toward, time: directions.append(toward) or torch.zeros(2000, 3, 3, 2, 4)
+    for training in (True, False):
+        texture.train(training).textures(given, torch.tensor([0.0, 0.0, -100.0]), 0, seen)
+    noisy, exact = directions
+    torch.testing.assert_close(exact, torch.nn.functional.normalize(given.means + torch.tensor([0, 0, 100.0]), dim=1))
+    # Seen from a hundred units away, half of a spacing of two is a hundredth.
+    assert float((noisy - exact)[:, :2].std()) == pytest.approx(0.01, rel=0.1)

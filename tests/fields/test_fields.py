@@ -99,6 +99,11 @@ def test_opacity_does_not_see_the_view_and_colour_does() -> None:
     assert torch.equal(found[..., 3], other[..., 3]) and not torch.allclose(found[..., :3], other[..., :3])
 
 
+def test_colour_need_not_see_the_view() -> None:
+    field, (centers, directions) = small_field(direction_frequencies=None), some_splats()
+    assert torch.equal(field(centers, directions), field(centers, -directions))
+
+
 def test_vectors_are_bounded_where_texels_are_not_taken_tanh_of() -> None:
     centers, directions = some_splats()
     for kind, bounded in (("vectors", True), ("product", False)):

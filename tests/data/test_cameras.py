@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where splats start when nothing says where the scene is."""
+"""Where splats start when nothing says where the scene is, and how far cameras lie apart."""
 
 import math
 
 import pytest
 import torch
 
-from nts_plugins.data.cameras import region_in_view
+from nts_plugins.data.cameras import camera_spacing, region_in_view
 
 
 def looking(position: "list[float]", target: "list[float]") -> torch.Tensor:
@@ -37,3 +37,10 @@ def test_parallel_cameras(count: int) -> None:
     poses = [looking([0.1 * k, 0.0, 0.0], [0.1 * k, 7.0, 0.0]) for k in range(count)]
     center, side = region_in_view(torch.stack(poses))
     assert math.isfinite(sum(center)) and side > 0
+
+
+def test_spacing_is_the_mean_distance_to_the_nearest_camera() -> None:
+    poses = torch.eye(4)[:3].repeat(3, 1, 1)
+    poses[:, 0, 3] = torch.tensor([0.0, 1.0, 4.0])
+    assert camera_spacing(poses) == pytest.approx((1 + 1 + 3) / 3)
+    assert camera_spacing(poses[:1]) == 0.0
