@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import baseline, scenes
-from nts_plugins.rasterization import cpu as kernels
 from nts_plugins.rasterization import installed_rules
+from nts_plugins.rasterization._cpu_composite import Composite
 from nts_plugins.rasterization._cpu_projection import View
 from nts_plugins.rasterization._cpu_projection import project as project_splats
 from nts_plugins.rasterization._types import Settings
@@ -38,7 +38,7 @@ class Projected:
         centres = self.means2d.detach().double()
         view = View(self.radii, self.means2d, centres, self.depths, self.conics, self.opacities)
         absgrad = torch.zeros_like(self.means2d)
-        return kernels._Composite.apply(*self.leaves, None, view, self.settings, absgrad)[0]
+        return Composite.apply(*self.leaves, None, None, None, None, view, self.settings, absgrad, None)[0]
 
     def draw_baseline(self) -> Tensor:
         """The same by stock PyTorch operators."""

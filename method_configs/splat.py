@@ -1,82 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """splat: 3D Gaussian Splatting (Kerbl, Kopanas, Leimkuehler, Drettakis, SIGGRAPH 2023), on any device.
 
-Everyday settings. What is not written here is the paper's (see ``splat_paper`` for all of it, frozen). What is written
-here differs from it, with the reason.
+Everyday settings, which are in ``_everyday``; ``splat_paper`` holds the paper's, frozen.
 """
-
-from typing import Any, Dict
 
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nts_plugins.data.datamanager import SplatDatamanagerConfig
-from nts_plugins.gaussians.strategies import DefaultConfig
-from nts_plugins.models.splat import SplatModelConfig
-from nts_plugins.training.optimizers import AdamConfig, ExponentialDecayConfig
+from nts_plugins.method_configs._everyday import splat_model, splat_optimizers
 from nts_plugins.training.pipeline import SplatPipelineConfig
 from nts_plugins.training.trainer import SplatTrainerConfig
-
-
-def splat_optimizers() -> Dict[str, Any]:
-    """Learning rates of the paper's program. That of the means is multiplied by the extent of the cameras."""
-    return {
-        "means": {
-            "optimizer": AdamConfig(lr=1.6e-4),
-            "scheduler": ExponentialDecayConfig(lr_final=1.6e-6, max_steps=30000),
-        },
-        "features_dc": {"optimizer": AdamConfig(lr=2.5e-3), "scheduler": None},
-        "features_rest": {"optimizer": AdamConfig(lr=2.5e-3 / 20), "scheduler": None},
-        "opacities": {"optimizer": AdamConfig(lr=5e-2), "scheduler": None},
-        "scales": {"optimizer": AdamConfig(lr=5e-3), "scheduler": None},
-        "quats": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None},
-        # At a constant rate the factors wander by a hundredth: the gallery, exposed evenly, lost 0.4 dB in 7000 steps.
-        "exposure": {
-            "optimizer": AdamConfig(lr=3e-3),
-            "scheduler": ExponentialDecayConfig(lr_final=3e-5, max_steps=3000),
-        },
-        # The paper takes poses as they are. These count only with --pipeline.model.camera-optimizer.mode.
-        "camera_opt": {
-            "optimizer": AdamConfig(lr=1e-4),
-            "scheduler": ExponentialDecayConfig(lr_final=5e-7, max_steps=30000, warmup_steps=1000),
-        },
-    }
-
-
-def splat_model() -> SplatModelConfig:
-    """The everyday model: good after 1000 steps, which is what a laptop gives in a minute, and no worse later."""
-    return SplatModelConfig(
-        densify=DefaultConfig(
-            # The paper waits for 500 steps. Seed points are sparse, and what they do not cover is blurred until then.
-            # After 1000 steps at half size, the two lines here and the next one gave 22.7 dB instead of 22.4 on fox and
-            # 26.3 instead of 25.5 on llff_fern, and cost 0.3 dB on lund_street, whose views hardly overlap.
-            refine_start_iter=200,
-            # With the earlier start, the paper's 0.0002 grows half as many splats again for no better pictures.
-            grow_grad2d=0.0003,
-            # The paper removes splats larger than a tenth of the cameras' extent, once opacities have been reset. Where
-            # cameras stand close together before a deep scene, that is the background: llff_fern fell from 28.0 dB
-            # after 3000 steps to 22.3 after 4000, and reaches 28.2 with this, which is splatfacto's number.
-            prune_scale3d=0.5,
-            # The paper has no limit. The 17 small photographs of llff_fern grew to 308 000 splats in 7000 steps, which
-            # hold four times as many numbers as the photographs. A limit of 80 000 lost nothing.
-            max_splats="auto",
-            # Where photographs overlap little, splats hang before single cameras. Akaike's 1 cures most of it, see
-            # docs/benchmarks.md. 2 gave, in the mean over six seeds, 16.5 dB / .523 instead of 16.1 / .517 on
-            # lund_street at a quarter of its size after 1000 steps, and on fox and llff_fern what 1 gives.
-            opacity_cost=2.0,
-        ),
-        # Phones expose anew for every picture. After 1000 steps the factors gave 16.3 dB instead of 15.1 on lund_street
-        # at a quarter of its size, 23.9 instead of 23.7 on fox, and the same on llff_fern, whose exposure is fixed.
-        exposure=True,
-        # The paper trains each degree for 1000 steps first. Runs of 1000 steps would never see a highlight.
-        sh_degree_interval=300,
-        # Points on surfaces lie N^-1/2 apart. This gave 16.2 dB instead of 15.9 on lund_street (1785 points) after 1000
-        # steps at a quarter of its size, and 27.9 instead of 27.8 on llff_fern (3089) after 2000 at half size.
-        sparse_seeds=4500,
-        # Densification adds what is missing, so a start without seed points needs less than the paper's 100 000.
-        num_random=20000,
-    )
-
 
 splat = MethodSpecification(
     config=SplatTrainerConfig(

@@ -13,7 +13,7 @@ from nerfstudio.plugins.types import MethodSpecification
 from nts_plugins.appearance.neural_texture import NeuralTextureConfig
 from nts_plugins.data.datamanager import SplatDatamanagerConfig
 from nts_plugins.fields.texture import TextureFieldConfig
-from nts_plugins.method_configs.splat import splat_model, splat_optimizers
+from nts_plugins.method_configs._everyday import splat_model, splat_optimizers
 from nts_plugins.models.textured import TexturedModelConfig
 from nts_plugins.training.optimizers import AdamConfig
 from nts_plugins.training.pipeline import SplatPipelineConfig

@@ -6,13 +6,12 @@ pixels read other texels, and the four channels, along both axes of a plane, fil
 """
 
 import numpy as np
-from numba import njit
 
 from nts_plugins.kernels.vector_math import (
     fma,
+    hyperbolic_tangent_of,
     maximum,
     minimum,
-    power_of_two,
     round_down,
     select,
     sum_lanes,
@@ -20,7 +19,7 @@ from nts_plugins.kernels.vector_math import (
     to_int,
 )
 from nts_plugins.kernels.vector_shapes import first_half, join, second_half
-from nts_plugins.kernels.vectors import LANES, at, broadcast, load, splat, store
+from nts_plugins.kernels.vectors import LANES, at, broadcast, inlined, load, splat, store
 
 # Columns of ``rasterization.textures.splat_rays``: how rays meet a splat, d x w / d.d.
 MEAN_X, MEAN_Y, STEP_X, STEP_Y, CENTRE, TURN_X, TURN_Y = 0, 1, 2, 5, 8, 11, 14
@@ -42,11 +41,6 @@ AXES = 3 * TEXEL * LANES
 """Floats of a block's interpolated vectors, pixel by pixel."""
 
 _F = np.float32
-
-
-def inlined(function):
-    """Compile a function into its caller: it is called for every pixel, and arrays are costly to hand over."""
-    return njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)
 
 
 @inlined
@@ -162,14 +156,7 @@ def four_times(a):
     return join(join(a, a), join(a, a))
 
 
-@inlined
-def hyperbolic_tangent(x, constants):
-    """tanh of [WIDE] lanes, to 2e-7; ``constants`` is :func:`tanh_constants`."""
-    one, most = splat(_F(1), WIDE), splat(_F(20), WIDE)
-    # 2^-y with y = 2 x / ln 2; beyond |y| = 20 tanh is 1 in all its digits but the last.
-    y = minimum(maximum(x * splat(_F(2.885390081777927), WIDE), splat(_F(-20), WIDE)), most)
-    power = power_of_two(y, constants)
-    return (one - power) / (one + power)
+hyperbolic_tangent = hyperbolic_tangent_of(WIDE)
 
 
 @inlined
@@ -224,7 +211,7 @@ def sample_tanh(vectors, base, resolution, lane, n, weights, texels, planes, p, 
 
 
 def tanh_constants(power_table: np.ndarray) -> np.ndarray:
-    """What :func:`hyperbolic_tangent` reads, from ``vector_math.power_table``."""
+    """What :func:`hyperbolic_tangent` reads, from ``vector_math.power_table``, in as many lanes as it has."""
     return np.repeat(power_table[::LANES], WIDE)
 
 

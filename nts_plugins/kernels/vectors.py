@@ -56,6 +56,11 @@ def helper(function: Callable) -> Callable:
     return njit(nogil=True, cache=True, error_model="numpy", _nrt=False)(function)
 
 
+def inlined(function: Callable) -> Callable:
+    """Compile a function into its callers: one that is called for every pixel, since arrays are costly to hand over."""
+    return njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)(function)
+
+
 class VectorType(types.Type):
     """numba type of a vector; ``kind`` is "f32", "i32" or "mask"."""
 

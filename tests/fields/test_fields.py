@@ -46,7 +46,7 @@ def test_planes_are_read_where_points_project_to() -> None:
     with torch.no_grad():
         # Each plane holds its two coordinates, so that a bilinear reading gives them back.
         line = torch.linspace(-1, 1, 5)
-        planes.features[:, 0], planes.features[:, 1] = line[None, None, :], line[None, :, None]
+        planes.features[..., 0], planes.features[..., 1] = line[None, None, :], line[None, :, None]
     points = torch.tensor([[0.1, -0.7, 0.9], [1.0, -1.0, 0.0]])
     x, y, z = points.unbind(dim=1)
     torch.testing.assert_close(planes(points), torch.stack([x, y, y, z, z, x], dim=1))
