@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training iteration of ``splat`` under nerfstudio, split by part, against the sum of its kernels.
+"""One training iteration under nerfstudio, split by part, against the sum of its kernels.
 
     python -m benchmarks.iteration
+    python -m benchmarks.iteration --method splatfacto-nts --name iteration_textured
     python -m benchmarks.iteration --splats 20000 100000 --name my_machine
 
 Trains for real, through nerfstudio's own loop, on pictures of a trained-like scene whose number of splats is held
@@ -42,11 +43,25 @@ KERNELS = {
 }
 """Name of a kernel to the part it belongs to. Their sum is what an iteration cannot do without."""
 
+TEXTURE_KERNELS = {
+    "composite_textured": "compositing",
+    "textured_backward": "compositing, backward",
+    "gather_textures": "compositing, backward",
+    "read_planes": "tri-planes",
+    "bound_texels": "bounds of texels",
+    "unbound_texels": "bounds of texels, backward",
+    "add_to_planes": "tri-planes, backward",
+}
+"""The same for those that only textures need. Their decoders are torch's matrix products, which count as the model's
+and autograd's."""
+
 
 @dataclass
 class Options:
     """Measure a training iteration."""
 
+    method: str = "splat"
+    """Method to train; one with textures has them from the first step on."""
     splats: Tuple[int, ...] = (20_000,)
     """Sizes of the scene."""
     image: Tuple[int, int] = (400, 300)
@@ -65,7 +80,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Measure with one thread and with all, and write the report."""
-    report = Report(options.name, "A training iteration on the CPU")
+    report = Report(options.name, f"A training iteration of {options.method} on the CPU")
     report.check_free(options.force)
     before = torch.get_num_threads()
     for splats in options.splats:
@@ -84,7 +99,7 @@ def measure(report: Report, options: Options, splats: int) -> None:
     scene = scenes.room(splats, "trained", *options.image)
     with tempfile.TemporaryDirectory() as folder:
         capture = write_capture(Path(folder) / "capture", scene, options.views)
-        trainer = make_trainer(capture, Path(folder) / "run", options.warm_up + options.steps)
+        trainer = make_trainer(options.method, capture, Path(folder) / "run", options.warm_up + options.steps)
         load_scene(trainer.pipeline.model, scene)
         threads = thread_count()
         iterations = train_and_watch(trainer)[options.warm_up :]
@@ -96,13 +111,14 @@ def measure(report: Report, options: Options, splats: int) -> None:
         f"Median milliseconds of {len(iterations)} iterations, {unit}. Kernels are drawing, loss and Adam.",
     )
     total = 1e3 * statistics.median(pick(each.total) for each in iterations)
+    kinds = set(KERNELS.values()) | set(TEXTURE_KERNELS.values())
     names = list(dict.fromkeys([*KERNELS.values(), *(part for each in iterations for part in each.parts)]))
     milliseconds = {
         name: 1e3 * statistics.median(pick(each.parts.get(name, Spent())) for each in iterations) for name in names
     }
-    kernels = sum(milliseconds[name] for name in dict.fromkeys(KERNELS.values()))
+    kernels = sum(value for name, value in milliseconds.items() if name in kinds)
     for name, value in milliseconds.items():
-        kind = "kernel" if name in KERNELS.values() else "host"
+        kind = "kernel" if name in kinds else "host"
         table.add(part=name, kind=kind, ms=value, share=f"{100 * value / total:.0f} %")
     rest = total - sum(milliseconds.values())
     table.add(part="rest of the loop", kind="host", ms=rest, share=f"{100 * rest / total:.0f} %")
@@ -113,19 +129,20 @@ def measure(report: Report, options: Options, splats: int) -> None:
 # --- a real training run ------------------------------------------------------------------------------------------
 
 
-def make_trainer(capture: Path, output: Path, steps: int) -> Any:
-    """nerfstudio's trainer for ``splat`` as ns-train makes it, at full resolution and with densification held off."""
+def make_trainer(method: str, capture: Path, output: Path, steps: int) -> Any:
+    """nerfstudio's trainer as ns-train makes it, at full resolution and with densification held off."""
     from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
     from nerfstudio.utils import profiler, writer
 
     # These are global, and every trainer adds its own.
     for collected in (writer.EVENT_WRITERS, writer.EVENT_STORAGE, profiler.PROFILER):
         collected.clear()
-    arguments = ["splat", "--output-dir", str(output), "--max-num-iterations", str(steps), "--vis", "tensorboard"]
+    arguments = [method, "--output-dir", str(output), "--max-num-iterations", str(steps), "--vis", "tensorboard"]
     arguments += ["--timestamp", "run"]
     arguments += ["--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0", "--steps-per-save", "1000000"]
     arguments += ["--logging.local-writer.enable", "False", "--pipeline.model.num-downscales", "0"]
     arguments += ["--pipeline.model.sh-degree-interval", "0", "--pipeline.model.densify.refine-start-iter", "1000000"]
+    arguments += ["--pipeline.model.texture.start-step", "0"] if method == "splatfacto-nts" else []
     arguments += ["nerfstudio-data", "--data", str(capture), "--orientation-method", "none"]
     arguments += ["--center-method", "none", "--auto-scale-poses", "False"]
     config = tyro.cli(AnnotatedBaseConfigUnion, args=arguments)
@@ -242,19 +259,22 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
     """Owner, attribute and name of every function whose time is told apart."""
     from nerfstudio.utils import writer
 
+    from nts_plugins.fields import _fused
     from nts_plugins.losses import _photometric
-    from nts_plugins.rasterization import _cpu_projection, cpu
+    from nts_plugins.rasterization import _cpu_composite, _cpu_projection, _cpu_textures
 
     def always(name: str) -> Callable[..., str]:
         return lambda *_: name
 
     def by_kernel(kernel: Callable, *_: Any) -> str:
-        return KERNELS.get(kernel.__name__, kernel.__name__)
+        return {**KERNELS, **TEXTURE_KERNELS}.get(kernel.__name__, kernel.__name__)
 
     model, optimizers = trainer.pipeline.model, trainer.optimizers
     return [
         (_cpu_projection, "run", by_kernel),
-        (cpu, "run", by_kernel),
+        (_cpu_composite, "run", by_kernel),
+        (_cpu_textures, "run", by_kernel),
+        (_fused, "run", by_kernel),
         (_photometric, "run", by_kernel),
         *((optimizer, "step", always("Adam")) for optimizer in optimizers.optimizers.values()),
         (trainer.pipeline.datamanager, "next_train", always("data")),

@@ -49,16 +49,19 @@ def test_functions_are_put_back() -> None:
     assert owner.method() == 1 and "method" not in vars(owner)
 
 
-def test_iteration_benchmark_runs_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["splat", "splatfacto-nts"])
+def test_iteration_benchmark_runs_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
     """A real training of a few steps: kernels and host parts are told apart and add up to the iteration."""
     monkeypatch.setattr(_report, "FOLDER", tmp_path)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    iteration.main(iteration.Options(splats=(1500,), image=(96, 64), steps=12, warm_up=3, views=9, name="small"))
+    sizes = {"splats": (1500,), "image": (96, 64), "steps": 12, "warm_up": 3, "views": 9}
+    iteration.main(iteration.Options(method=method, name="small", **sizes))
     (table,) = json.loads((tmp_path / "small.json").read_text())["tables"]
     rows: Dict[str, dict] = {row["part"]: row for row in table["rows"]}
     total, kernels = rows["**iteration**"]["ms"], rows["**sum of kernels**"]["ms"]
     assert 0 < kernels < total
-    for part in set(iteration.KERNELS.values()):
+    seen = set(iteration.KERNELS.values()) | (set(iteration.TEXTURE_KERNELS.values()) if method != "splat" else set())
+    for part in seen:
         assert rows[part]["ms"] > 0, f"{part} was never seen"
     for part in ("data", "strategy", "model around the kernels", "autograd around the kernels"):
         assert rows[part]["ms"] > 0, f"{part} was never seen"
