@@ -7,9 +7,14 @@ of it, frozen). What is written here differs from it, with the reason.
 
 from typing import Any, Dict
 
+from nerfstudio.configs.base_config import ViewerConfig
+
+from nts_plugins.data.datamanager import SplatDatamanagerConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.training.optimizers import AdamConfig, ExponentialDecayConfig
+from nts_plugins.training.pipeline import SplatPipelineConfig
+from nts_plugins.training.trainer import SplatTrainerConfig
 
 
 def splat_optimizers() -> Dict[str, Any]:
@@ -69,4 +74,21 @@ def splat_model() -> SplatModelConfig:
         sparse_seeds=4500,
         # Densification adds what is missing, so a start without seed points needs less than the paper's 100 000.
         num_random=20000,
+    )
+
+
+def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[str, Any]) -> SplatTrainerConfig:
+    """How long, and what is saved, evaluated and shown on the way."""
+    return SplatTrainerConfig(
+        method_name=method_name,
+        max_num_iterations=30000,
+        steps_per_save=1000,
+        steps_per_eval_batch=0,
+        steps_per_eval_image=500,
+        steps_per_eval_all_images=5000,
+        mixed_precision=False,
+        pipeline=SplatPipelineConfig(datamanager=SplatDatamanagerConfig(), model=model),
+        optimizers=optimizers,
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        vis="viewer",
     )

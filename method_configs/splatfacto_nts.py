@@ -7,17 +7,13 @@ reason.
 
 from dataclasses import fields
 
-from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
 from nts_plugins.appearance.neural_texture import NeuralTextureConfig
-from nts_plugins.data.datamanager import SplatDatamanagerConfig
 from nts_plugins.fields.texture import TextureFieldConfig
-from nts_plugins.method_configs._everyday import splat_model, splat_optimizers
+from nts_plugins.method_configs._everyday import splat_model, splat_optimizers, splat_trainer
 from nts_plugins.models.textured import TexturedModelConfig
 from nts_plugins.training.optimizers import AdamConfig
-from nts_plugins.training.pipeline import SplatPipelineConfig
-from nts_plugins.training.trainer import SplatTrainerConfig
 
 
 def textured_model() -> TexturedModelConfig:
@@ -39,21 +35,10 @@ def textured_model() -> TexturedModelConfig:
 
 
 splatfacto_nts = MethodSpecification(
-    config=SplatTrainerConfig(
-        method_name="splatfacto-nts",
-        max_num_iterations=30000,
-        steps_per_save=1000,
-        steps_per_eval_batch=0,
-        steps_per_eval_image=500,
-        steps_per_eval_all_images=5000,
-        mixed_precision=False,
-        pipeline=SplatPipelineConfig(datamanager=SplatDatamanagerConfig(), model=textured_model()),
-        optimizers={
-            **splat_optimizers(),
-            "texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None},
-        },
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-        vis="viewer",
+    config=splat_trainer(
+        "splatfacto-nts",
+        textured_model(),
+        {**splat_optimizers(), "texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None}},
     ),
     description="Neural Texture Splatting: every splat has a local texture, decoded from one shared field.",
 )

@@ -34,7 +34,7 @@ from nts_plugins.kernels.vector_math import (
     select,
     trailing_zeros,
 )
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, inlined, load, splat, store
 
 _F = np.float32
 
@@ -105,24 +105,29 @@ def list_blocks(words, start, stop, capacity, members, sizes):
             sizes[at(b)] = size + 1
 
 
+@inlined
+def peaks(local, k, x, y, constants):
+    """o exp(-sigma) of the entry whose record begins at ``k``, in the pixels x, y of its tile."""
+    u = fma(broadcast(local, k + STEP_X, LANES), x, broadcast(local, k + START_U, LANES))
+    u = fma(broadcast(local, k + STEP_XY, LANES), y, u)
+    v = fma(broadcast(local, k + STEP_Y, LANES), y, broadcast(local, k + START_V, LANES))
+    faded = fma(u, u, fma(v, v, broadcast(local, k + LOCAL_FADE, LANES)))
+    # Beyond 30 alpha is far below 1/255; the limit also keeps denormal numbers, which are slow, out.
+    return power_of_two(minimum(faded, splat(_F(30), LANES)), constants)
+
+
 def _weights_kernel(keep: bool):
     @helper
     def block_weights(local, start, members, first, count, pixel, xs, ys, left, constants, weights, picked, trace):
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
         through = load(left, pixel, LANES)
-        zero, one, far = splat(_F(0), LANES), splat(_F(1), LANES), splat(_F(30), LANES)
+        zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
         cap, faintest = load(constants, CAP, LANES), load(constants, FAINTEST, LANES)
         stop = load(constants, STOP, LANES)
         n = 0
         for i in range(count):
             j = members[at(first + i)]
-            k = (start + j) * LOCAL
-            u = fma(broadcast(local, k + STEP_X, LANES), x, broadcast(local, k + START_U, LANES))
-            u = fma(broadcast(local, k + STEP_XY, LANES), y, u)
-            v = fma(broadcast(local, k + STEP_Y, LANES), y, broadcast(local, k + START_V, LANES))
-            faded = fma(u, u, fma(v, v, broadcast(local, k + LOCAL_FADE, LANES)))
-            # Beyond 30 alpha is far below 1/255; the limit also keeps denormal numbers, which are slow, out.
-            peak = power_of_two(minimum(faded, far), constants)
+            peak = peaks(local, (start + j) * LOCAL, x, y, constants)
             alpha = minimum(peak, cap)
             after = through * (one - alpha)
             seen = alpha >= faintest

@@ -170,6 +170,28 @@ def add_geometry(grad_sigma, picked, n, local, start, xs, ys, pixel, out):
         store(out, place, load(out, place, 8) + sums)
 
 
+@helper
+def open_records(slots, start, stop, end, size, records):
+    """Ask for the memory of a tile's records, which lie all over it, so that it is here when the tile is done; those of
+    the entries from ``stop`` on, which contribute to no pixel, are zero."""
+    for entry in range(start, end):
+        for line in range(0, size, 16):
+            prefetch_to_write(records, np.int64(slots[at(entry)]) * size + line)
+    for entry in range(stop, end):
+        for c in range(0, size, 4):
+            store(records, np.int64(slots[at(entry)]) * size + c, splat(_F(0), 4))
+
+
+@helper
+def write_records(slots, start, stop, size, geometry, grad_values, stride, wide, records):
+    """Write the records of a tile's contributing entries."""
+    for j in range(stop - start):
+        place = np.int64(slots[at(start + j)]) * size
+        store(records, place, load(geometry, j * RECORD, 8))
+        for c in range(0, stride, 4):
+            store(records, place + RECORD + c, load(grad_values, j * wide + c, 4))
+
+
 @njit(nogil=True, cache=True)
 def composite_backward(
     share, local, words, slots, offsets, used, values, channels, width, height, background, constants,
@@ -200,13 +222,7 @@ def composite_backward(
         if tile >= offsets.shape[0] - 1:
             return
         start, stop = offsets[tile], offsets[tile] + used[tile]
-        # Records lie all over the memory. Asked for now, they are here when the tile is done.
-        for entry in range(start, offsets[tile + 1]):
-            for line in range(0, size, 16):
-                prefetch_to_write(records, np.int64(slots[at(entry)]) * size + line)
-        for entry in range(stop, offsets[tile + 1]):
-            for c in range(0, size, 4):
-                store(records, np.int64(slots[at(entry)]) * size + c, splat(_F(0), 4))
+        open_records(slots, start, stop, offsets[tile + 1], size, records)
         if start == stop:
             continue
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
@@ -229,8 +245,4 @@ def composite_backward(
             sigma_gradients(weights, trace, projected, behind, constants, n)
             add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
             add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
-        for j in range(stop - start):
-            place = np.int64(slots[at(start + j)]) * size
-            store(records, place, load(geometry, j * RECORD, 8))
-            for c in range(0, stride, 4):
-                store(records, place + RECORD + c, load(grad_values, j * wide + c, 4))
+        write_records(slots, start, stop, size, geometry, grad_values, stride, wide, records)

@@ -9,7 +9,7 @@ goes through the same matrix product. Its gradient is in ``textured_gradient``.
 import numpy as np
 from numba import njit
 
-from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, start_tile
+from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, peaks, start_tile
 from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors
@@ -26,21 +26,14 @@ from nts_plugins.kernels.texture_sampling import (
 from nts_plugins.kernels.tiles import (
     BLOCKS,
     LOCAL,
-    LOCAL_FADE,
     PIXELS,
     SPLAT,
-    START_U,
-    START_V,
-    STEP_X,
-    STEP_XY,
-    STEP_Y,
 )
 from nts_plugins.kernels.vector_math import (
     absolute,
     any_lane,
     fma,
     minimum,
-    power_of_two,
     select,
     trailing_zeros,
 )
@@ -73,18 +66,13 @@ def _weights_kernel(tanh: bool, keep: bool):
     ):  # fmt: skip
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
         through = load(left, pixel, LANES)
-        zero, one, far = splat(_F(0), LANES), splat(_F(1), LANES), splat(_F(30), LANES)
+        zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
         cap, faintest = load(constants, CAP, LANES), load(constants, FAINTEST, LANES)
         stop, gains = load(constants, STOP, LANES), load(amplitudes, 0, 4)
         n = 0
         for i in range(count):
             j = np.int64(members[at(first + i)])
-            k = (start + j) * LOCAL
-            u = fma(broadcast(local, k + STEP_X, LANES), x, broadcast(local, k + START_U, LANES))
-            u = fma(broadcast(local, k + STEP_XY, LANES), y, u)
-            v = fma(broadcast(local, k + STEP_Y, LANES), y, broadcast(local, k + START_V, LANES))
-            faded = fma(u, u, fma(v, v, broadcast(local, k + LOCAL_FADE, LANES)))
-            peak = power_of_two(minimum(faded, far), constants)
+            peak = peaks(local, (start + j) * LOCAL, x, y, constants)
             strength, seen, row = peak, peak >= faintest, np.int64(rows[at(j)])
             bits = mask_bits(seen & (through > zero))
             textured = row >= 0 and bits != 0

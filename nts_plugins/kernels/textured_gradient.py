@@ -11,7 +11,9 @@ from nts_plugins.kernels.composite_gradient import (
     add_geometry,
     add_outer,
     load_block_gradients,
+    open_records,
     project_values,
+    write_records,
 )
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
@@ -39,7 +41,7 @@ from nts_plugins.kernels.textured import (
 from nts_plugins.kernels.tiles import BLOCKS, LOCAL, PIXELS, SPLAT
 from nts_plugins.kernels.vector_math import any_lane, fma, minimum, select, sum_lanes, trailing_zeros
 from nts_plugins.kernels.vector_shapes import mask_bits, store_interleaved
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, prefetch_to_write, splat, store
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
 
 PLANES = 12
 """Floats after those of the texels in a texture's record: four channels of the gradient of each plane's weight."""
@@ -190,12 +192,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
             if tile >= offsets.shape[0] - 1:
                 return
             start, stop = offsets[tile], offsets[tile] + used[tile]
-            for entry in range(start, offsets[tile + 1]):
-                for line in range(0, size, 16):
-                    prefetch_to_write(records, np.int64(slots[at(entry)]) * size + line)
-            for entry in range(stop, offsets[tile + 1]):
-                for c in range(0, size, 4):
-                    store(records, np.int64(slots[at(entry)]) * size + c, splat(_F(0), 4))
+            open_records(slots, start, stop, offsets[tile + 1], size, records)
             clear_records(
                 words, slots, start, offsets[tile + 1], row_of, first_slot, first_record, texture_size, texture_records,
                 record_places,
@@ -229,11 +226,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 )  # fmt: skip
                 add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
                 add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
-            for j in range(stop - start):
-                place = np.int64(slots[at(start + j)]) * size
-                store(records, place, load(geometry, j * RECORD, 8))
-                for c in range(0, stride, 4):
-                    store(records, place + RECORD + c, load(grad_values, j * wide + c, 4))
+            write_records(slots, start, stop, size, geometry, grad_values, stride, wide, records)
 
     return textured_backward
 

@@ -48,7 +48,7 @@ def draw(
     opacities = opacities * compensations if settings.antialiased else opacities
     size = rules.tile_size
     columns, rows = -(-settings.width // size), -(-settings.height // size)
-    tiles, crossings, members = gsplat.isect_tiles(
+    _, crossings, members = gsplat.isect_tiles(
         means2d, radii, depths, size, columns, rows, packed=False, n_cameras=cameras
     )
     offsets = gsplat.isect_offset_encode(crossings, cameras, columns, rows).reshape(cameras, -1)

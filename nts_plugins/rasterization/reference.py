@@ -80,7 +80,10 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    skins = [textures_of(textures, radii) for radii in projection.radii]
+    residuals = [
+        None if own is None else sampler(own, gaussians, viewmats[camera], Ks[camera])
+        for camera, own in enumerate(textures_of(textures, radii) for radii in projection.radii)
+    ]
     pictures = [
         composite(
             projection.means2d[camera],
@@ -92,7 +95,7 @@ def rasterize(
             settings,
             backdrop[camera],
             None if absgrad is None else absgrad[camera],
-            None if (skin := skins[camera]) is None else sampler(skin, gaussians, viewmats[camera], Ks[camera]),
+            residuals[camera],
         )
         for camera in range(cameras)
     ]
