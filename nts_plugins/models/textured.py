@@ -4,6 +4,7 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
+import sys
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Type
 
@@ -18,6 +19,9 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Textures, TextureSource
 from nts_plugins.rasterization.sh import camera_centres
+
+EXPORTER = "nerfstudio.scripts.exporter"
+"""The module that ns-export, and no other command, imports."""
 
 
 @dataclass
@@ -65,10 +69,13 @@ class TexturedModel(SplatModel):
 
     @property
     def shs_0(self) -> Tensor:
-        """As the exporter asks for it, and for nothing else."""
-        CONSOLE.print(
-            "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without them."
-        )
+        """What ns-export writes. nerfstudio has no other place to say what its file cannot hold. The viewer,
+        which looks at every property of a model, must not hear of it."""
+        if EXPORTER in sys.modules:
+            CONSOLE.print(
+                "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without "
+                "them."
+            )
         return super().shs_0
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:

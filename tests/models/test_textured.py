@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splats with textures: the backbone to the bit until they begin, and a field that learns from then on."""
 
+import sys
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -9,7 +12,7 @@ from nts_plugins.errors import InputError
 from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.models.splat import SplatModelConfig
-from nts_plugins.models.textured import TexturedModel, TexturedModelConfig
+from nts_plugins.models.textured import EXPORTER, TexturedModel, TexturedModelConfig
 from tests.models.scenes import Steps, camera, make_model, picture
 
 BUSY = DefaultConfig(refine_start_iter=3, refine_every=5, grow_grad2d=1e-6, reset_every=50, max_splats=150)
@@ -91,7 +94,13 @@ def test_looking_at_it_costs_no_graph() -> None:
     assert isinstance(model, TexturedModel)
 
 
-def test_export_says_what_a_file_cannot_hold(capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_says_what_a_file_cannot_hold(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model(config())
+    monkeypatch.delitem(sys.modules, EXPORTER, raising=False)
+    assert torch.equal(model.shs_0, model.features_dc)
+    assert "no textures" not in capsys.readouterr().out, "the viewer looks at every property"
+    monkeypatch.setitem(sys.modules, EXPORTER, ModuleType(EXPORTER))
     assert torch.equal(model.shs_0, model.features_dc)
     assert "holds splats, and no textures" in " ".join(capsys.readouterr().out.split())
