@@ -20,7 +20,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
-from nts_plugins.rasterization.textures import TextureSource, sampler, textures_of
+from nts_plugins.rasterization.textures import TextureSource, sampler
 
 _LARGEST_RADIUS = 1e9
 """Pixels. Larger radii would not fit into 32-bit integers; they cover every image anyway."""
@@ -80,10 +80,7 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    residuals = [
-        None if own is None else sampler(own, gaussians, viewmats[camera], Ks[camera])
-        for camera, own in enumerate(textures_of(textures, radii) for radii in projection.radii)
-    ]
+    residuals = [sampler(textures, gaussians, *view) for view in zip(viewmats, Ks, projection.radii, strict=True)]
     pictures = [
         composite(
             projection.means2d[camera],

@@ -183,9 +183,14 @@ def sample(textures: Textures, points: Tensor) -> Tensor:
     return total * total.new_tensor(textures.amplitudes)
 
 
-def sampler(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals [P, S, 4] of one camera;
-    splats without a texture have none."""
+def sampler(
+    source: Optional[TextureSource], gaussians: Gaussians, viewmat: Tensor, K: Tensor, radii: Tensor
+) -> Optional[Callable[[Tensor, Tensor], Tensor]]:
+    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals [P, S, 4] of one camera,
+    which draws splats with these radii [N, 2]. Splats without a texture have none; None where no splat has one."""
+    textures = textures_of(source, radii)
+    if textures is None:
+        return None
     place = torch.full((len(gaussians),), -1, device=textures.splats.device)
     place[textures.splats] = torch.arange(len(textures), device=place.device)
 

@@ -50,7 +50,7 @@ def test_texels_are_bounded(texels: int) -> None:
     opacity = 4 * torch.randn(300, 3, texels, 2, 1, generator=g)
     color[0], opacity[1] = 1e30, -1e30
     compare(_fused.bounded, color, opacity, differentiable=(0, 1))
-    assert _fused.bounded(color, opacity).abs().max() == 1.0
+    assert 0.999 < float(_fused.bounded(color, opacity).abs().max()) <= 1.0
 
 
 def test_nothing_to_read() -> None:
