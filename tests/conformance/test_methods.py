@@ -26,7 +26,8 @@ from tests.conformance.conftest import STEPS, Trained, busy_options, registered_
 
 
 def test_the_methods_of_this_package_are_registered() -> None:
-    assert {"splat", "splat-paper", "splatfacto-nts"} <= set(registered_methods())
+    expected = {"splat", "splat-paper", "splat-dynamic", "splatfacto-nts", "splatfacto-nts-dynamic"}
+    assert expected <= set(registered_methods())
 
 
 def test_config_builds_and_bears_its_name(method: str) -> None:
