@@ -34,8 +34,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
 """Dataparser of scenes that are not in nerfstudio's own format."""
 GALLERIES = {"gallery": [], "gallery-dynamic": ["--dynamic", "--views", "200"]}
-"""Scenes that are made on the spot, with the options of ``nts sample gallery``. One camera films what moves: 60 pictures
-leave 4 cm between two places of the pendulum, and each thing is in view in a few of them only."""
+"""Scenes that are made on the spot, with the options of ``nts sample gallery``. One camera films what moves: in
+60 pictures the pendulum is up to 9 cm farther in the next one, and each thing is in view in a few only."""
 RIM = 0.03
 """Share of width and height on each side that "PSNR inside" leaves out."""
 PICTURES = 3

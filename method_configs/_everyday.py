@@ -117,7 +117,7 @@ def motion_optimizers() -> Dict[str, Any]:
         "motion": {
             "optimizer": AdamConfig(lr=5e-3),
             "scheduler": ExponentialDecayConfig(lr_final=5e-4, max_steps=30000),
-        }
+        },
     }
 
 

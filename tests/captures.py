@@ -126,3 +126,19 @@ def load_meta(folder: Path) -> Dict[str, Any]:
 
 def save_meta(folder: Path, meta: Dict[str, Any]) -> None:
     (folder / "transforms.json").write_text(json.dumps(meta))
+
+
+def write_dnerf(folder: Path, *, views: int = 6, size: Tuple[int, int] = (48, 36), last: float = 1.0) -> Path:
+    """Write the moving blobs in D-NeRF's format, pictures with alpha; returns the folder. ``last`` is the last time."""
+    for split, count in (("train", views), ("val", 2), ("test", 2)):
+        (folder / split).mkdir(parents=True)
+        frames = []
+        for view in range(count):
+            time, pose, name = view / (count - 1), ring_pose(2 * math.pi * view / count), f"./{split}/r_{view:03d}"
+            color = photograph(moved(blobs(), time), pose, size)
+            alpha = np.where(color.max(axis=-1, keepdims=True) > 8, 255, 0).astype(np.uint8)
+            Image.fromarray(np.concatenate([color, alpha], axis=-1)).save(folder / f"{name}.png")
+            frames.append({"file_path": name, "time": last * time, "transform_matrix": pose.tolist()})
+        meta = {"camera_angle_x": 2 * math.atan(0.5 / FOCAL), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(meta))
+    return folder

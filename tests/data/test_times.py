@@ -1,11 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Times of pictures, from every format that has them, to the camera that the model gets."""
 
-import json
 from pathlib import Path
 from typing import Any, List
 
-import numpy as np
 import pytest
 import torch
 from nerfstudio.data.dataparsers.dnerf_dataparser import DNeRFDataParserConfig
@@ -14,7 +12,7 @@ from PIL import Image
 
 from nts_plugins.data.datamanager import SplatDatamanagerConfig
 from nts_plugins.errors import InputError
-from tests.captures import load_meta, ring_pose, save_meta, write_capture
+from tests.captures import load_meta, save_meta, write_capture, write_dnerf
 
 
 def manager(folder: Path, parser: Any = None) -> Any:
@@ -87,32 +85,14 @@ def test_wrong_times_are_named(capture: Path, times: List[Any], message: str) ->
         manager(with_frame_times(capture, times))
 
 
-def write_dnerf(folder: Path, last: float = 1.0) -> Path:
-    """A scene in D-NeRF's format: pictures with alpha, a time each."""
-    for split, count in (("train", 3), ("val", 2), ("test", 2)):
-        (folder / split).mkdir(parents=True)
-        frames = []
-        for view in range(count):
-            name = f"./{split}/r_{view:03d}"
-            pixels = np.full((18, 24, 4), 200, np.uint8)
-            pixels[:9, :, 3] = 0
-            Image.fromarray(pixels).save(folder / f"{name}.png")
-            frames.append(
-                {"file_path": name, "time": last * view / (count - 1), "transform_matrix": ring_pose(view).tolist()}
-            )
-        meta = {"camera_angle_x": 0.8, "frames": frames}
-        (folder / f"transforms_{split}.json").write_text(json.dumps(meta))
-    return folder
-
-
 def test_the_format_of_dnerf(tmp_path: Path) -> None:
-    data = manager(write_dnerf(tmp_path / "scene"), DNeRFDataParserConfig())
+    data = manager(write_dnerf(tmp_path / "scene", views=3), DNeRFDataParserConfig())
     assert data.includes_time and data.train_dataset.cameras.times.reshape(-1).tolist() == [0.0, 0.5, 1.0]
     camera, batch = data.next_train(0)
-    assert batch["image"].shape == (18, 24, 4) and camera.times.shape == (1, 1)
+    assert batch["image"].shape == (36, 48, 4) and camera.times.shape == (1, 1)
     assert data.train_dataset.metadata["has_alpha"] and torch.isfinite(camera.camera_to_worlds).all()
 
 
 def test_a_dataparsers_times_must_fit(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"r_001.png is 20; it must lie in \[0, 1\]"):
+    with pytest.raises(InputError, match=r"r_001.png is 8; it must lie in \[0, 1\]"):
         manager(write_dnerf(tmp_path / "scene", last=40.0), DNeRFDataParserConfig())
