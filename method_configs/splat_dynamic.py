@@ -7,7 +7,6 @@ Everyday settings: those of ``splat``, and the motion on top, which ``_everyday`
 from nerfstudio.plugins.types import MethodSpecification
 
 from nts_plugins.method_configs._everyday import (
-    motion,
     motion_optimizers,
     settings_of,
     splat_model,
@@ -19,7 +18,7 @@ from nts_plugins.models.dynamic import DynamicSplatModelConfig
 splat_dynamic = MethodSpecification(
     config=splat_trainer(
         "splat-dynamic",
-        DynamicSplatModelConfig(**settings_of(splat_model()), motion=motion()),
+        DynamicSplatModelConfig(**settings_of(splat_model())),
         {**splat_optimizers(), **motion_optimizers()},
     ),
     description="Gaussian splats of a moving scene: pictures with times, and a field that carries the splats.",

@@ -7,7 +7,6 @@ Everyday settings: those of ``splat-dynamic``, and textures on top that see the 
 from nerfstudio.plugins.types import MethodSpecification
 
 from nts_plugins.method_configs._everyday import (
-    motion,
     motion_optimizers,
     settings_of,
     splat_model,
@@ -23,7 +22,6 @@ splatfacto_nts_dynamic = MethodSpecification(
         "splatfacto-nts-dynamic",
         DynamicTexturedModelConfig(
             **settings_of(splat_model()),
-            motion=motion(),
             # Three octaves of time, as in the paper's program for dynamic scenes.
             texture=texture(time_frequencies=3),
         ),
