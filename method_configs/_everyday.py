@@ -107,8 +107,8 @@ def texture_optimizers() -> Dict[str, Any]:
 def motion_optimizers() -> Dict[str, Any]:
     """The learning rate of a moving scene's planes and decoder; what else there is of motion is as MotionConfig has it.
 
-    Wu et al. 2024 begin with 1.6e-3 for planes, and end with a hundredth, as the means do. With 2e-3 the moving things of
-    the gallery were 0.2 dB better after 2000 steps, and pictures as a whole 0.1 dB worse.
+    Wu et al. 2024 begin with 1.6e-3 for planes, and end with a hundredth, as the means do. With 2e-3 the moving things
+    of the gallery were 0.2 dB better after 2000 steps, and pictures as a whole 0.1 dB worse.
     """
     return {
         "motion": {

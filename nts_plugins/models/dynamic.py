@@ -29,8 +29,8 @@ class MotionConfig:
     field: DeformationFieldConfig = field(default_factory=DeformationFieldConfig)
     """The field that carries splats from rest to a time."""
     region: RegionKind = "box"
-    """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`. What moves is near the cameras, as
-    a rule, and planes of the same size have twice the detail there where they cover a box alone."""
+    """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`. What moves is near the cameras,
+    as a rule, and planes of the same size have twice the detail there where they cover a box alone."""
     start_step: int = 200
     """First step in which splats move. Before it the scene is trained as if it stood still."""
     shift_penalty: float = 0.01
