@@ -52,8 +52,9 @@ TEXTURE_KERNELS = {
     "unbound_texels": "bounds of texels, backward",
     "add_to_planes": "tri-planes, backward",
 }
-"""The same for those that only textures need; tri-planes carry what moves, too. Their decoders are torch's matrix products, which count as the model's
-and autograd's."""
+"""The same for those that only textures need; tri-planes carry what moves, too. Decoders are torch's matrix products,
+which count as the model's and autograd's."""
+
 
 STARTS = {
     "nts": ["--pipeline.model.texture.start-step", "0"],
