@@ -34,8 +34,9 @@ class MotionConfig:
     start_step: int = 200
     """First step in which splats move. Before it the scene is trained as if it stood still."""
     shift_penalty: float = 0.01
-    """Times the mean length of shifts, relative to the scene's radius, plus those of turns and growths: what stands
-    still stays exactly where it is."""
+    """Times the mean length of shifts, relative to the scene's radius, plus those of turns and growths, so that
+    what stands still does not tremble. On the gallery after 2000 steps ten times as much cost 0.1 dB, and so did a
+    tenth of it with a tenth of ``change_penalty``."""
     space_smoothness: float = 1e-3
     """Times the total variation of the planes in space."""
     time_smoothness: float = 1e-2
