@@ -75,7 +75,8 @@ def test_motion_is_learned_where_the_scene_moves() -> None:
     rising = torch.cdist(moving.gauss_params["means"], moved(scene, 0.5).means).argmin(dim=1) < len(scene) // 2
     rise = heights[1] - heights[0]
     # A few hundred steps find the way, and a part of its length.
-    assert float(rise[rising].median()) > 0.04 and float(rise[~rising].median().abs()) < 0.01
+    found = float(rise[rising].median())
+    assert found > 0.05 and float(rise[~rising].median().abs()) < found / 5
 
 
 def test_losses_name_what_moving_costs_and_keep_no_graph() -> None:
