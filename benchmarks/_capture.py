@@ -34,7 +34,9 @@ def write_capture(folder: Path, scene: scenes.Scene, views: int) -> Path:
         pose = torch.linalg.inv(viewmat.double()) @ torch.diag(
             torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64)
         )
-        frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+        # Nothing moves; methods for scenes that do want times.
+        time = view / max(views - 1, 1)
+        frames.append({"file_path": name, "transform_matrix": pose.tolist(), "time": time})
     names = [frame["file_path"] for frame in frames]
     held_out = names[4::8]
     meta = {

@@ -52,8 +52,15 @@ TEXTURE_KERNELS = {
     "unbound_texels": "bounds of texels, backward",
     "add_to_planes": "tri-planes, backward",
 }
-"""The same for those that only textures need. Their decoders are torch's matrix products, which count as the model's
-and autograd's."""
+"""The same for those that only textures need; tri-planes carry what moves, too. Decoders are torch's matrix products,
+which count as the model's and autograd's."""
+
+
+STARTS = {
+    "nts": ["--pipeline.model.texture.start-step", "0"],
+    "dynamic": ["--pipeline.model.motion.start-step", "0"],
+}
+"""Options that let begin at once what comes later by default, by what the names of methods hold."""
 
 
 @dataclass
@@ -61,7 +68,7 @@ class Options:
     """Measure a training iteration."""
 
     method: str = "splat"
-    """Method to train; one with textures has them from the first step on."""
+    """Method to train; textures and motion are there from the first step on."""
     splats: Tuple[int, ...] = (20_000,)
     """Sizes of the scene."""
     image: Tuple[int, int] = (400, 300)
@@ -142,7 +149,7 @@ def make_trainer(method: str, capture: Path, output: Path, steps: int) -> Any:
     arguments += ["--steps-per-eval-image", "0", "--steps-per-eval-all-images", "0", "--steps-per-save", "1000000"]
     arguments += ["--logging.local-writer.enable", "False", "--pipeline.model.num-downscales", "0"]
     arguments += ["--pipeline.model.sh-degree-interval", "0", "--pipeline.model.densify.refine-start-iter", "1000000"]
-    arguments += ["--pipeline.model.texture.start-step", "0"] if method == "splatfacto-nts" else []
+    arguments += [option for name, options in STARTS.items() if name in method for option in options]
     arguments += ["nerfstudio-data", "--data", str(capture), "--orientation-method", "none"]
     arguments += ["--center-method", "none", "--auto-scale-poses", "False"]
     config = tyro.cli(AnnotatedBaseConfigUnion, args=arguments)
@@ -277,6 +284,7 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
         (_fused, "run", by_kernel),
         (_photometric, "run", by_kernel),
         *((optimizer, "step", always("Adam")) for optimizer in optimizers.optimizers.values()),
+        *((each, "forward", always("motion's field")) for each in [getattr(model, "motion", None)] if each is not None),
         (trainer.pipeline.datamanager, "next_train", always("data")),
         (trainer.pipeline, "get_train_loss_dict", always("model around the kernels")),
         (torch.Tensor, "backward", always("autograd around the kernels")),

@@ -33,6 +33,9 @@ from nts_plugins.evaluation.metrics import psnr
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
 """Dataparser of scenes that are not in nerfstudio's own format."""
+GALLERIES = {"gallery": [], "gallery-dynamic": ["--dynamic", "--views", "200"]}
+"""Scenes that are made on the spot, with the options of ``nts sample gallery``. One camera films what moves: in
+60 pictures the pendulum is up to 9 cm farther in the next one, and each thing is in view in a few only."""
 RIM = 0.03
 """Share of width and height on each side that "PSNR inside" leaves out."""
 PICTURES = 3
@@ -187,10 +190,11 @@ def write(report: Report, progress: Progress) -> Path:
 
 
 def locate(case: Case, work: Path) -> Optional[Path]:
-    """Folder of the scene's data; makes the gallery where it is asked for. None, with a notice, where it is missing."""
-    if case.scene == "gallery":
-        folder = work / "data" / "gallery"
-        run_command(["nts", "sample", "gallery", str(folder)], work / "logs" / "gallery.log")
+    """Folder of the scene's data; makes a gallery where it is asked for. None, with a notice, where it is missing."""
+    if case.scene in GALLERIES:
+        folder = work / "data" / case.scene
+        command = ["nts", "sample", "gallery", str(folder), *GALLERIES[case.scene]]
+        run_command(command, work / "logs" / f"{case.scene}.log")
         return folder
     captures = Path(os.environ.get("NTS_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
     folder = captures / case.scene

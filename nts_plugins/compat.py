@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Iterator, Optional
+from typing import Any, Iterator, Optional
 
 _torchvision_ops = None
 """Keeps the operator definitions of :func:`make_torchvision_importable` alive for the life of the process."""
@@ -125,6 +125,27 @@ def _read_point_cloud(path: str) -> SimpleNamespace:
     colors = numpy.asarray(colors, numpy.float64).reshape(-1, 4)[: len(points), :3]
     # nerfstudio cuts colour * 255 to whole numbers; the quarter keeps rounding from making them one less.
     return SimpleNamespace(points=points, colors=(colors + 0.25).clip(0, 255) / 255)
+
+
+def let_paths_sweep_time() -> None:
+    """In ``ns-render interpolate``: let the path go from time 0 to time 1. Does nothing in any other command.
+
+    nerfstudio's spiral and its viewer's paths carry times; its interpolated path forgets those of the cameras.
+    """
+    render: Any = sys.modules.get("nerfstudio.scripts.render")
+    if render is None or hasattr(render.get_interpolated_camera_path, "sweeps_time"):
+        return
+    original = render.get_interpolated_camera_path
+
+    @functools.wraps(original)
+    def sweeping(cameras: Any, *args: Any, **kwargs: Any) -> Any:
+        path = original(cameras, *args, **kwargs)
+        if cameras.times is not None and path.times is None:
+            path.times = path.fx.new_tensor(range(len(path)))[:, None] / max(len(path) - 1, 1)
+        return path
+
+    sweeping.sweeps_time = True  # type: ignore[attr-defined]
+    render.get_interpolated_camera_path = sweeping
 
 
 def allow_nerfstudio_checkpoints() -> None:

@@ -3,6 +3,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
@@ -60,16 +61,29 @@ def photograph(gaussians: Gaussians, pose: Tensor, size: Tuple[int, int]) -> np.
     return (raster.colors[0].clamp(0, 1) * 255 + 0.5).to(torch.uint8).numpy()
 
 
-def write_capture(folder: Path, *, views: int = 8, size: Tuple[int, int] = (48, 36), points: int = 60) -> Path:
-    """Write pictures, transforms.json and seed points; returns the folder. Every fourth view is held out."""
+def moved(scene: Gaussians, time: float) -> Gaussians:
+    """The blobs at a time in [0, 1], when the first half of them has risen by 0.5."""
+    rise = torch.zeros_like(scene.means)
+    rise[: len(scene) // 2, 2] = 0.5 * time
+    return replace(scene, means=scene.means + rise)
+
+
+def write_capture(
+    folder: Path, *, views: int = 8, size: Tuple[int, int] = (48, 36), points: int = 60, moving: bool = False
+) -> Path:
+    """Write pictures, transforms.json and seed points; returns the folder. Every fourth view is held out.
+
+    Where the scene moves, frames have a time from 0 to 1.
+    """
     scene = blobs()
     (folder / "images").mkdir(parents=True)
     frames: List[Dict[str, Any]] = []
     for view in range(views):
         pose = ring_pose(2 * math.pi * view / views)
         name = f"images/{view:03d}.png"
-        Image.fromarray(photograph(scene, pose, size)).save(folder / name)
-        frames.append({"file_path": name, "transform_matrix": pose.tolist()})
+        time = view / (views - 1) if moving else 0.0
+        Image.fromarray(photograph(moved(scene, time), pose, size)).save(folder / name)
+        frames.append({"file_path": name, "transform_matrix": pose.tolist(), **({"time": time} if moving else {})})
     names = [frame["file_path"] for frame in frames]
     held_out = names[3::4]
     width, height = size
@@ -112,3 +126,19 @@ def load_meta(folder: Path) -> Dict[str, Any]:
 
 def save_meta(folder: Path, meta: Dict[str, Any]) -> None:
     (folder / "transforms.json").write_text(json.dumps(meta))
+
+
+def write_dnerf(folder: Path, *, views: int = 6, size: Tuple[int, int] = (48, 36), last: float = 1.0) -> Path:
+    """Write the moving blobs in D-NeRF's format, pictures with alpha; returns the folder. ``last`` is the last time."""
+    for split, count in (("train", views), ("val", 2), ("test", 2)):
+        (folder / split).mkdir(parents=True)
+        frames = []
+        for view in range(count):
+            time, pose, name = view / (count - 1), ring_pose(2 * math.pi * view / count), f"./{split}/r_{view:03d}"
+            color = photograph(moved(blobs(), time), pose, size)
+            alpha = np.where(color.max(axis=-1, keepdims=True) > 8, 255, 0).astype(np.uint8)
+            Image.fromarray(np.concatenate([color, alpha], axis=-1)).save(folder / f"{name}.png")
+            frames.append({"file_path": name, "time": last * time, "transform_matrix": pose.tolist()})
+        meta = {"camera_angle_x": 2 * math.atan(0.5 / FOCAL), "frames": frames}
+        (folder / f"transforms_{split}.json").write_text(json.dumps(meta))
+    return folder

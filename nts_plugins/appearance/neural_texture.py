@@ -76,7 +76,13 @@ class NeuralTexture(nn.Module):
         return 0.0 if since < 0 else min(1.0, (since + 1) / (self.config.ramp_steps + 1))
 
     def textures(
-        self, gaussians: Gaussians, camera_center: Tensor, step: int, radii: Tensor, time: Optional[float] = None
+        self,
+        gaussians: Gaussians,
+        camera_center: Tensor,
+        step: int,
+        radii: Tensor,
+        places: Optional[Tensor] = None,
+        times: Optional[Tensor] = None,
     ) -> Optional[Textures]:
         """Those of the splats that a camera draws; None before the first step with textures.
 
@@ -87,7 +93,9 @@ class NeuralTexture(nn.Module):
             camera_center: [3] world frame.
             step: of training.
             radii: [N, 2] of the splats in the picture, pixels, 0 where one is not drawn.
-            time: of the picture, in [0, 1], where the scene moves.
+            places: [N, 3] scene units, where the field is asked for the splats' textures; None for where they are. In a
+                scene that moves a splat keeps its texture when it asks where it is at rest.
+            times: [N, 1] in [0, 1], of the picture; only where the field sees time.
         """
         config, strength = self.config, self.strength_at(step)
         if strength == 0.0:
@@ -105,7 +113,11 @@ class NeuralTexture(nn.Module):
         if len(splats) == 0:
             return None
         return Textures(
-            self.field(centers, directions, time),
+            self.field(
+                centers if places is None else places[splats],
+                directions,
+                times[splats] if times is not None and config.field.time_frequencies is not None else None,
+            ),
             splats,
             weights,
             product_tanh=config.field.texel_activation == "product",

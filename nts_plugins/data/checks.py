@@ -53,6 +53,11 @@ def explained(data: Any) -> Iterator[None]:
         raise InputError(f"The data {data} cannot be used: {str(error).strip() or type(error).__name__}") from error
 
 
+def transforms_file(data: Path) -> Path:
+    """transforms.json of a nerfstudio capture, which is named by its folder or by the file itself."""
+    return data if data.suffix == ".json" else data / "transforms.json"
+
+
 def check_transforms_file(data: Path) -> None:
     """Look through a nerfstudio capture's transforms.json, so that a message can name the frame that is wrong.
 
@@ -63,7 +68,7 @@ def check_transforms_file(data: Path) -> None:
         InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, or has a
             frame without a usable pose.
     """
-    path = data if data.suffix == ".json" else data / "transforms.json"
+    path = transforms_file(data)
     if not path.is_file():
         raise InputError(f"There is no file {path.absolute()}. {_HOW_TO_MAKE_DATA}")
     try:

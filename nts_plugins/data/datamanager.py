@@ -25,6 +25,7 @@ from nts_plugins.data import checks
 from nts_plugins.data.cameras import camera_spacing, region_in_view
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.data.pyramid import pyramids
+from nts_plugins.data.times import moments, with_times
 from nts_plugins.errors import InputError
 
 Batch = Dict
@@ -75,6 +76,9 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
             if type(config.dataparser) is NerfstudioDataParserConfig:
                 checks.check_transforms_file(data)
             super().__init__(config, *args, **kwargs)
+        self.includes_time = self.train_dataset.cameras.times is not None
+        if self.includes_time:
+            compat.let_paths_sweep_time()
 
     def _chosen(self, outputs: DataparserOutputs) -> DataparserOutputs:
         """Those of ``train_views`` pictures."""
@@ -117,6 +121,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
         dataset.metadata["camera_spacing"] = camera_spacing(poses)
+        dataset.metadata["moments"] = moments(dataset.cameras)
         color = self.train_dataparser_outputs.alpha_color
         opened = [] if self.test_mode == "inference" else dataset.image_filenames
         dataset.metadata["has_alpha"] = any(map(checks.has_alpha, opened))
@@ -130,6 +135,9 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         # Rendering and exporting need the cameras alone, and work where the pictures are not, as far as the dataparser
         # does: nerfstudio-data does; colmap and blender-data open the first picture.
         pictures = self.test_mode != "inference"
+        parser, data = self.config.dataparser, self.dataparser.config.data
+        is_transforms = type(parser) is NerfstudioDataParserConfig
+        outputs = with_times(outputs, checks.transforms_file(data) if is_transforms else None)
         return self.dataset_type(outputs, self.config.camera_res_scale_factor, open_files=pictures)
 
     def setup_train(self) -> None:

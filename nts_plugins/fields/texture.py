@@ -72,7 +72,7 @@ class TextureField(nn.Module):
         last.bias.view(shape)[:, :, 0] = 1.0  # type: ignore[union-attr, operator]
         last.bias.view(shape)[:, :, 1] = 0.0  # type: ignore[union-attr, operator]
 
-    def forward(self, centers: Tensor, directions: Tensor, time: Optional[float] = None) -> Tensor:
+    def forward(self, centers: Tensor, directions: Tensor, times: Optional[Tensor] = None) -> Tensor:
         """Textures of M splats: [M, 3, texels, 2, 4] vectors of ``rasterization.Textures``.
 
         Differentiable with respect to the field alone: places and directions count as given, as in the paper, so that
@@ -81,15 +81,15 @@ class TextureField(nn.Module):
         Args:
             centers: [M, 3] of the splats, scene units.
             directions: [M, 3] unit vectors from the camera to them, world frame.
-            time: of the picture, in [0, 1]; only with ``time_frequencies``.
+            times: [M, 1] in [0, 1], of the picture; only with ``time_frequencies``.
         """
         config = self.config
         places = self.region(centers.detach())
         known = [places]
         if config.time_frequencies is not None:
-            if time is None:
+            if times is None:
                 raise ValueError("A texture field with time_frequencies needs the time.")
-            known.append(frequencies(places.new_full((len(places), 1), time), config.time_frequencies))
+            known.append(frequencies(times, config.time_frequencies))
         opacity = self.opacity_decoder(torch.cat([self.opacity_planes(places), *known], dim=1))
         if config.direction_frequencies is not None:
             known.append(frequencies(directions.detach(), config.direction_frequencies))

@@ -193,7 +193,7 @@ class SplatModel(SplatfactoModel):
             rgb [H, W, 3] (in [0, 1] except in training), accumulation [H, W, 1], background, depth [H, W, 1] (mean
             z-depth, scene units; not in training), and what the heads add.
         """
-        params = self._drawn_params()
+        params = self._drawn_params(camera)
         heads = [head for head in self._heads() if not self.training or head.trains_at(self.step)]
         c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
         view = view_of(camera, c2w, self._factor(int(camera.height[0]), int(camera.width[0])))
@@ -247,7 +247,7 @@ class SplatModel(SplatfactoModel):
                 channels=torch.cat(channels, dim=-1) if channels else None,
                 background=background,
                 depth="expected" if with_depth else None,
-                textures=self.textures_for(gaussians, view, trains_splats),
+                textures=self.textures_for(gaussians, params, view, trains_splats),
                 antialiased=self.config.rasterize_mode == "antialiased",
                 absgrad=self.training and trains_splats and self.strategy.absgrad,
                 backend=self.config.backend,
@@ -261,17 +261,17 @@ class SplatModel(SplatfactoModel):
             outputs.update(own if self.training else {**own, **head.displays(own)})
         return raster, outputs
 
-    def textures_for(self, gaussians: Gaussians, view: View, trains_splats: bool) -> Optional[TextureSource]:
+    def textures_for(self, gaussians: Gaussians, params, view: View, trains_splats: bool) -> Optional[TextureSource]:
         return None  # Models with local textures say which.
 
-    def _drawn_params(self) -> Mapping[str, Tensor]:
+    def _drawn_params(self, camera: Cameras) -> Mapping[str, Tensor]:
         """Per-splat values inside the crop box, as the viewer wants to see them; heads are cropped with the rest."""
-        params = self.splat_params()
+        params = self.splat_params(camera)
         keep = None if self.training else self.controls.kept(params, self.crop_box)
         return params if keep is None else {name: value[keep] for name, value in params.items()}
 
-    def splat_params(self) -> Dict[str, Tensor]:
-        """Per-splat values [N, ...] by name, those of heads included."""
+    def splat_params(self, camera: Optional[Cameras] = None) -> Dict[str, Tensor]:
+        """Per-splat values [N, ...] by name, those of heads included; at the camera's time where a scene moves."""
         return dict(self.gauss_params.items())
 
     def _gaussians(self, params: Mapping[str, Tensor]) -> Gaussians:

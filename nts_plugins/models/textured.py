@@ -6,7 +6,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 
 import sys
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Type
+from typing import Dict, List, Mapping, Optional, Type
 
 import torch
 from nerfstudio.utils.rich_utils import CONSOLE
@@ -52,7 +52,9 @@ class TexturedModel(SplatModel):
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         return {**super().get_param_groups(), "texture_field": list(self.texture.parameters())}
 
-    def textures_for(self, gaussians: Gaussians, view: View, trains_splats: bool) -> Optional[TextureSource]:
+    def textures_for(
+        self, gaussians: Gaussians, params: Mapping[str, Tensor], view: View, trains_splats: bool
+    ) -> Optional[TextureSource]:
         """Textures of the splats that the camera draws, decoded when it is known which these are."""
         if self.texture.strength_at(self.step) == 0.0:
             return None
@@ -60,7 +62,9 @@ class TexturedModel(SplatModel):
         def decode(radii: Tensor) -> Optional[Textures]:
             with torch.set_grad_enabled(trains_splats and torch.is_grad_enabled()):
                 center = camera_centres(view.viewmats)[0]
-                textures = self.texture.textures(gaussians, center, self.step, radii)
+                textures = self.texture.textures(
+                    gaussians, center, self.step, radii, params.get("rest_means"), params.get("times")
+                )
             if self.training and trains_splats:
                 self.drawn_textures = textures
             return textures

@@ -49,7 +49,7 @@ def test_functions_are_put_back() -> None:
     assert owner.method() == 1 and "method" not in vars(owner)
 
 
-@pytest.mark.parametrize("method", ["splat", "splatfacto-nts"])
+@pytest.mark.parametrize("method", ["splat", "splatfacto-nts", "splat-dynamic"])
 def test_iteration_benchmark_runs_small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, method: str) -> None:
     """A real training of a few steps: kernels and host parts are told apart and add up to the iteration."""
     monkeypatch.setattr(_report, "FOLDER", tmp_path)
@@ -60,7 +60,12 @@ def test_iteration_benchmark_runs_small(monkeypatch: pytest.MonkeyPatch, tmp_pat
     rows: Dict[str, dict] = {row["part"]: row for row in table["rows"]}
     total, kernels = rows["**iteration**"]["ms"], rows["**sum of kernels**"]["ms"]
     assert 0 < kernels < total
-    seen = set(iteration.KERNELS.values()) | (set(iteration.TEXTURE_KERNELS.values()) if method != "splat" else set())
+    further = {
+        "splat": set(),
+        "splatfacto-nts": set(iteration.TEXTURE_KERNELS.values()),
+        "splat-dynamic": {"motion's field", "tri-planes", "tri-planes, backward"},
+    }
+    seen = set(iteration.KERNELS.values()) | further[method]
     for part in seen:
         assert rows[part]["ms"] > 0, f"{part} was never seen"
     for part in ("data", "strategy", "model around the kernels", "autograd around the kernels"):

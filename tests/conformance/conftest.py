@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every registered method is put through: one tiny capture, and one short training each."""
+"""What every registered method is put through: one tiny capture whose frames have times, and a short training each."""
 
 from importlib import metadata
 from pathlib import Path
@@ -24,6 +24,10 @@ BUSY = {
     "resolution_schedule": ["--pipeline.model.resolution-schedule", "5"],
     "sh_degree_interval": ["--pipeline.model.sh-degree-interval", "15"],
     "texture": ["--pipeline.model.texture.start-step", "30", "--pipeline.model.texture.field.hidden", "16"],
+    "motion": [
+        *("--pipeline.model.motion.start-step", "20", "--pipeline.model.motion.field.hidden", "16"),
+        *("--pipeline.model.motion.field.plane-resolutions", "8"),
+    ],
     "num_random": ["--pipeline.model.num-random", "200"],
 }
 
@@ -53,7 +57,7 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    return write_capture(tmp_path_factory.mktemp("conformance") / "capture")
+    return write_capture(tmp_path_factory.mktemp("conformance") / "capture", moving=True)
 
 
 @pytest.fixture(scope="session", params=registered_methods())

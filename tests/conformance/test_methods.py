@@ -26,7 +26,8 @@ from tests.conformance.conftest import STEPS, Trained, busy_options, registered_
 
 
 def test_the_methods_of_this_package_are_registered() -> None:
-    assert {"splat", "splat-paper", "splatfacto-nts"} <= set(registered_methods())
+    expected = {"splat", "splat-paper", "splat-dynamic", "splatfacto-nts", "splatfacto-nts-dynamic"}
+    assert expected <= set(registered_methods())
 
 
 def test_config_builds_and_bears_its_name(method: str) -> None:
@@ -117,7 +118,7 @@ def test_export_opens(trained: Trained, tmp_path: Path) -> None:
 
 def test_pictures_with_alpha_go_the_whole_way(method: str, tmp_path: Path) -> None:
     """Commands that do not open the pictures cannot know of their alpha, and load the same checkpoint."""
-    capture = write_capture(tmp_path / "capture")
+    capture = write_capture(tmp_path / "capture", moving=True)
     for path in (capture / "images").glob("*.png"):
         with Image.open(path) as image:
             picture = image.convert("RGBA")

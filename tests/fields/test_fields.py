@@ -133,7 +133,8 @@ def test_it_can_start_at_zero_and_leave_it(kind: str) -> None:
 
 def test_time() -> None:
     field, splats = small_field(time_frequencies=3), some_splats()
-    assert not torch.allclose(field(*splats, 0.1), field(*splats, 0.8))
+    early, late = (torch.full((len(splats[0]), 1), time) for time in (0.1, 0.8))
+    assert not torch.allclose(field(*splats, early), field(*splats, late))
     with pytest.raises(ValueError, match="needs the time"):
         field(*splats)
     assert count(Mlp(5, 2, hidden=4, layers=1)) == 5 * 4 + 4 + 4 * 2 + 2

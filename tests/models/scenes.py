@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.training.optimizers import AdamConfig
-from tests.captures import FOCAL, blobs, photograph, ring_pose
+from tests.captures import FOCAL, blobs, moved, photograph, ring_pose
 
 WIDTH, HEIGHT = 48, 36
 
@@ -35,7 +35,9 @@ def make_model(config: Optional[SplatModelConfig] = None, *, seeds: int = 50, **
     )
 
 
-def camera(angle: float = 0.3, index: int = 0, kind: CameraType = CameraType.PERSPECTIVE) -> Cameras:
+def camera(
+    angle: float = 0.3, index: int = 0, kind: CameraType = CameraType.PERSPECTIVE, time: Optional[float] = None
+) -> Cameras:
     made = Cameras(
         camera_to_worlds=ring_pose(angle)[None, :3],
         fx=FOCAL * WIDTH,
@@ -45,22 +47,23 @@ def camera(angle: float = 0.3, index: int = 0, kind: CameraType = CameraType.PER
         width=WIDTH,
         height=HEIGHT,
         camera_type=kind,
+        times=None if time is None else torch.tensor([[time]]),
     )
     made.metadata = {"cam_idx": index}
     return made
 
 
-def picture(angle: float = 0.3) -> Dict[str, Any]:
-    """A batch with the photograph from that angle."""
-    image = torch.from_numpy(photograph(blobs(), ring_pose(angle), (WIDTH, HEIGHT)))
+def picture(angle: float = 0.3, time: float = 0.0) -> Dict[str, Any]:
+    """A batch with the photograph from that angle, of the blobs at a time."""
+    image = torch.from_numpy(photograph(moved(blobs(), time), ring_pose(angle), (WIDTH, HEIGHT)))
     return {"image": image, "image_idx": 0}
 
 
 class Steps:
-    """A training loop of the bare model."""
+    """A training loop of the bare model; each of four cameras has its own moment where the scene moves."""
 
-    def __init__(self, model: SplatModel, lr: float = 5e-3) -> None:
-        self.model = model
+    def __init__(self, model: SplatModel, lr: float = 5e-3, moving: bool = False) -> None:
+        self.model, self.moving = model, moving
         groups = model.get_param_groups()
         self.optimizers = {name: AdamConfig(lr=lr).setup(each) for name, each in groups.items()}
         self.step = 0
@@ -72,8 +75,9 @@ class Steps:
             self.model.train()
             self.model.step_cb(SimpleNamespace(optimizers=self.optimizers), self.step)  # type: ignore[arg-type]
             angle = 2 * math.pi * (self.step % 4) / 4
-            data = {**picture(angle), **batch}
-            outputs = self.model(camera(angle, index=self.step % 4))
+            time = self.step % 4 / 3 if self.moving else None
+            data = {**picture(angle, time or 0.0), **batch}
+            outputs = self.model(camera(angle, index=self.step % 4, time=time))
             self.model.get_metrics_dict(outputs, data)
             loss = sum(self.model.get_loss_dict(outputs, data).values())
             for optimizer in self.optimizers.values():

@@ -103,3 +103,18 @@ def step_shown(page: ViewerPage) -> int:
     """The training step that the control panel shows."""
     found = re.search(r"Step:\s*(\d+)", page.page.inner_text("body"))
     return int(found[1]) if found else 0
+
+
+def test_the_time_slider_moves_the_scene(chromium: str, tmp_path: Path) -> None:
+    capture = captures.write_capture(tmp_path / "blobs", views=12, size=(96, 72), points=400, moving=True)
+    options = ["--pipeline.model.motion.start-step", "30", "--pipeline.model.motion.field.plane-resolutions", "16"]
+    run = runs.train("splat-dynamic", capture, tmp_path / "outputs", 200, *options)
+    with serve(["ns-viewer", "--load-config", str(run / "config.yml")], tmp_path) as served:
+        with open_viewer(chromium, served) as page:
+            first = page.settled(lambda now: shows_scene(now) and colourfulness(now) > 0.05, "the saturated blobs")
+            keep(page, "time_0")
+            page.slide("Time", "End")
+            page.settled(lambda now: shows_scene(now) and difference(now, first) > 0.005, "the last moment")
+            keep(page, "time_1")
+            page.slide("Time", "Home")
+            page.settled(lambda now: difference(now, first) < 0.005, "the first moment to come back")
