@@ -5,13 +5,18 @@ What is not written here is that of Kerbl, Kopanas, Leimkuehler, Drettakis, SIGG
 of it, frozen). What is written here differs from it, with the reason.
 """
 
+from dataclasses import fields
 from typing import Any, Dict
 
 from nerfstudio.configs.base_config import ViewerConfig
 
+from nts_plugins.appearance.neural_texture import NeuralTextureConfig
 from nts_plugins.data.datamanager import SplatDatamanagerConfig
+from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
+from nts_plugins.heads.surface import SurfaceHeadConfig
 from nts_plugins.models.splat import SplatModelConfig
+from nts_plugins.models.textured import TexturedModelConfig
 from nts_plugins.training.optimizers import AdamConfig, ExponentialDecayConfig
 from nts_plugins.training.pipeline import SplatPipelineConfig
 from nts_plugins.training.trainer import SplatTrainerConfig
@@ -74,6 +79,37 @@ def splat_model() -> SplatModelConfig:
         sparse_seeds=4500,
         # Densification adds what is missing, so a start without seed points needs less than the paper's 100 000.
         num_random=20000,
+    )
+
+
+def textured_model() -> TexturedModelConfig:
+    """The everyday splats with textures."""
+    backbone = splat_model()
+    settings = {each.name: getattr(backbone, each.name) for each in fields(backbone) if each.name != "_target"}
+    return TexturedModelConfig(
+        **settings,
+        texture=NeuralTextureConfig(
+            # Bounded vectors instead of tanh of every texel: a plane is then read by interpolating two vectors, which
+            # takes a third of the time. Textures that begin at 0 leave a scene as it is when they come.
+            field=TextureFieldConfig(texel_activation="vectors", starts_at_zero=True),
+            # The paper waits for 5000 of 30 000 steps. Runs of 1000 steps would never have a texture.
+            start_step=500,
+            # A splat whose opacity wanders around the limit would flicker.
+            fades_in=True,
+        ),
+    )
+
+
+def textured_optimizers() -> Dict[str, Any]:
+    """Those of splats, and the paper's rate for the field of textures."""
+    return {**splat_optimizers(), "texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None}}
+
+
+def surface_head() -> SurfaceHeadConfig:
+    """The terms that make splats lie on surfaces, with the weights of the head."""
+    return SurfaceHeadConfig(
+        # The paper waits for 15 000 of 30 000 steps. Runs of 2000 steps would never have a surface.
+        start_step=1000,
     )
 
 

@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""splatfacto-nts-surface: Neural Texture Splatting (Wang, Wang, Mihajlovic, Tang, SIGGRAPH Asia 2025) for surfaces.
+
+Everyday settings: those of ``splatfacto-nts``, and the surface head on top; ``_everyday`` holds both, with the
+reasons. The paper's backbone is GOF, which finds surfaces where opacity crosses a level; here they are fused from
+depth (``nts mesh``), and the paper's colour correction per picture is the exposure that all everyday methods learn.
+"""
+
+from dataclasses import replace
+
+from nerfstudio.plugins.types import MethodSpecification
+
+from nts_plugins.method_configs._everyday import splat_trainer, surface_head, textured_model, textured_optimizers
+
+splatfacto_nts_surface = MethodSpecification(
+    config=splat_trainer(
+        "splatfacto-nts-surface",
+        replace(textured_model(), heads={"surface": surface_head()}),
+        textured_optimizers(),
+    ),
+    description="Neural Texture Splatting for surfaces: textured splats that lie on them, and meshes with nts mesh.",
+)
