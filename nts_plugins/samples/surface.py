@@ -41,7 +41,7 @@ class SurfaceFinder:
         there = depth > 0
         points = camera.unproject(camera.pixel_grid()[there], depth[there])
         cubes = ((points - self._low) / SPACING).astype(np.int64)
-        index = np.ravel_multi_index(tuple(cubes.T), self._taken.shape)
+        index = np.asarray(np.ravel_multi_index(tuple(cubes.T), self._taken.shape))
         first = np.sort(np.unique(index, return_index=True)[1])
         first = first[~self._taken.reshape(-1)[index[first]]]
         self._taken.reshape(-1)[index[first]] = True
