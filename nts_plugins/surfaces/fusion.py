@@ -146,8 +146,8 @@ def _fuse(shots: Iterable[Shot], voxel: float, blocks: int) -> Mesh:
             if grid.hashmap().size() + len(touched) - int(known.numpy().sum()) > blocks:
                 raise _MemoryFull
             grid.integrate(touched, depth, color, lens, pose, trunc_voxel_multiplier=TRUNCATION, **span)
-        mesh = grid.extract_triangle_mesh(weight_threshold=LEAST_VIEWS)
-        if "indices" not in mesh.triangle or len(mesh.triangle.indices) == 0:
+        mesh = grid.extract_triangle_mesh(weight_threshold=LEAST_VIEWS) if grid.hashmap().size() else None
+        if mesh is None or "indices" not in mesh.triangle or len(mesh.triangle.indices) == 0:
             raise InputError(
                 "No surface was found: no two pictures agree about one. Train longer, or choose a larger region."
             )
