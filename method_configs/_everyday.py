@@ -5,8 +5,8 @@ What is not written here is that of Kerbl, Kopanas, Leimkuehler, Drettakis, SIGG
 of it, frozen). What is written here differs from it, with the reason.
 """
 
-from dataclasses import fields
-from typing import Any, Dict
+from dataclasses import fields, replace
+from typing import Any, Dict, TypeVar
 
 from nerfstudio.configs.base_config import ViewerConfig
 
@@ -20,6 +20,8 @@ from nts_plugins.models.textured import TexturedModelConfig
 from nts_plugins.training.optimizers import AdamConfig, ExponentialDecayConfig
 from nts_plugins.training.pipeline import SplatPipelineConfig
 from nts_plugins.training.trainer import SplatTrainerConfig
+
+Model = TypeVar("Model", bound=SplatModelConfig)
 
 
 def splat_optimizers() -> Dict[str, Any]:
@@ -105,12 +107,14 @@ def textured_optimizers() -> Dict[str, Any]:
     return {**splat_optimizers(), "texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None}}
 
 
-def surface_head() -> SurfaceHeadConfig:
-    """The terms that make splats lie on surfaces, with the weights of the head."""
-    return SurfaceHeadConfig(
+def on_surfaces(model: Model) -> Model:
+    """The model with what makes splats lie on surfaces, with the weights of the head."""
+    head = SurfaceHeadConfig(
         # The paper waits for 15 000 of 30 000 steps. Runs of 2000 steps would never have a surface.
         start_step=1000,
     )
+    # Before black, black things need no splats, and were holes in the mesh.
+    return replace(model, heads={"surface": head}, background_color="random")
 
 
 def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[str, Any]) -> SplatTrainerConfig:

@@ -6,16 +6,14 @@ reasons. The paper's backbone is GOF, which finds surfaces where opacity crosses
 depth (``nts mesh``), and the paper's colour correction per picture is the exposure that all everyday methods learn.
 """
 
-from dataclasses import replace
-
 from nerfstudio.plugins.types import MethodSpecification
 
-from nts_plugins.method_configs._everyday import splat_trainer, surface_head, textured_model, textured_optimizers
+from nts_plugins.method_configs._everyday import on_surfaces, splat_trainer, textured_model, textured_optimizers
 
 splatfacto_nts_surface = MethodSpecification(
     config=splat_trainer(
         "splatfacto-nts-surface",
-        replace(textured_model(), heads={"surface": surface_head()}),
+        on_surfaces(textured_model()),
         textured_optimizers(),
     ),
     description="Neural Texture Splatting for surfaces: textured splats that lie on them, and meshes with nts mesh.",

@@ -149,8 +149,10 @@ def _raycasting(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:
     """A function that says which points [P, 3] are seen from a place [3]."""
     import open3d
 
+    core: Any = open3d.core
+
     def tensor(values: NDArray, kind: Any) -> Any:
-        return open3d.core.Tensor(np.ascontiguousarray(values, kind))
+        return core.Tensor(np.ascontiguousarray(values, kind))
 
     scene = open3d.t.geometry.RaycastingScene()
     scene.add_triangles(tensor(vertices, np.float32), tensor(faces, np.uint32))

@@ -40,7 +40,7 @@ def test_a_ball_is_found_where_it_is() -> None:
     mesh, voxel = fuse(around, 0.03, 2**28)
     assert voxel == 0.03
     radii = np.linalg.norm(mesh.vertices, axis=1)
-    assert abs(np.median(radii) - RADIUS) < 0.005 and np.percentile(np.abs(radii - RADIUS), 95) < 0.03
+    assert abs(np.median(radii) - RADIUS) < 0.01 and np.percentile(np.abs(radii - RADIUS), 95) < 0.03
     assert np.linalg.norm(np.median(mesh.vertices[:, :2], axis=0)) < 0.02
     corners = mesh.vertices[mesh.faces]
     normals = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
@@ -60,7 +60,7 @@ def test_memory_is_bounded_by_coarser_voxels() -> None:
         starts.append(1)
         return iter(around())
 
-    mesh, voxel = fuse(shots, 0.01, 400 * BLOCK_BYTES, asked.append)
+    mesh, voxel = fuse(shots, 0.01, 150 * BLOCK_BYTES, asked.append)
     assert asked and voxel == asked[-1] and voxel == pytest.approx(0.01 * fusion.COARSER ** len(asked))
     assert len(starts) == len(asked) + 1 and len(mesh.faces) > 100
     with pytest.raises(InputError, match="Raise it"):
