@@ -113,8 +113,7 @@ def on_surfaces(model: Model) -> Model:
         # The paper waits for 15 000 of 30 000 steps. Runs of 2000 steps would never have a surface.
         start_step=1000,
     )
-    # Before black, black things need no splats, and were holes in the mesh.
-    return replace(model, heads={"surface": head}, background_color="random")
+    return replace(model, heads={"surface": head})
 
 
 def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[str, Any]) -> SplatTrainerConfig:
