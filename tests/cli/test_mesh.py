@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial import KDTree
 
 from nts_plugins.cli import mesh as command
 from nts_plugins.cli.main import USER_ERROR, main
@@ -52,7 +53,7 @@ def test_the_mesh_is_in_the_frame_and_unit_of_the_capture(run: Path, capture: Pa
     outputs = runs.load(run, "inference").datamanager.train_dataparser_outputs
     moved = trimesh.transform_points(trained.vertices, command.capture_from_training(outputs))
     assert len(moved) == len(mesh.vertices)
-    np.testing.assert_allclose(moved, mesh.vertices, atol=1e-3)
+    assert KDTree(moved).query(mesh.vertices)[0].max() < 1e-3  # open3d's threads write them in another order.
     colors = np.asarray(mesh.visual.vertex_colors)[:, :3]
     assert colors.std() > 5
 
