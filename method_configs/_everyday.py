@@ -113,6 +113,8 @@ def on_surfaces(model: Model) -> Model:
         # The paper waits for 15 000 of 30 000 steps. Runs of 2000 steps would never have a surface.
         start_step=1000,
     )
+    # Backgrounds stay as they are. Random ones close holes where black things lie before black, and cost more than
+    # that: on the gallery, 48 views of 240x180, Chamfer after 2000 steps was 7.3 cm instead of 5.3.
     return replace(model, heads={"surface": head})
 
 
