@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everyday settings of splats, of their textures and of their motion, which several methods build on.
+"""Everyday settings of splats, their textures, motion and surfaces, which several methods build on.
 
 What is not written here is that of Kerbl, Kopanas, Leimkuehler, Drettakis, SIGGRAPH 2023 (see ``splat_paper`` for all
 of it, frozen). What is written here differs from it, with the reason.
 """
 
-from dataclasses import fields
-from typing import Any, Dict
+from dataclasses import fields, replace
+from typing import Any, Dict, TypeVar
 
 from nerfstudio.configs.base_config import ViewerConfig
 
@@ -14,10 +14,13 @@ from nts_plugins.appearance.neural_texture import NeuralTextureConfig
 from nts_plugins.data.datamanager import SplatDatamanagerConfig
 from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
+from nts_plugins.heads.surface import SurfaceHeadConfig
 from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.training.optimizers import AdamConfig, ExponentialDecayConfig
 from nts_plugins.training.pipeline import SplatPipelineConfig
 from nts_plugins.training.trainer import SplatTrainerConfig
+
+Model = TypeVar("Model", bound=SplatModelConfig)
 
 
 def splat_optimizers() -> Dict[str, Any]:
@@ -116,6 +119,17 @@ def motion_optimizers() -> Dict[str, Any]:
             "scheduler": ExponentialDecayConfig(lr_final=1e-5, max_steps=30000),
         },
     }
+
+
+def on_surfaces(model: Model) -> Model:
+    """The model with what makes splats lie on surfaces, with the weights of the head."""
+    head = SurfaceHeadConfig(
+        # The paper waits for 15 000 of 30 000 steps. Runs of 2000 steps would never have a surface.
+        start_step=1000,
+    )
+    # Backgrounds stay as they are. Random ones close holes where black things lie before black, and cost more than
+    # that: on the gallery, 48 views of 240x180, Chamfer after 2000 steps was 7.3 cm instead of 5.3.
+    return replace(model, heads={"surface": head})
 
 
 def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[str, Any]) -> SplatTrainerConfig:

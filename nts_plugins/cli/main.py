@@ -10,11 +10,13 @@ from typing import Optional, Sequence
 
 import tyro
 
+from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.doctor import Doctor
+from nts_plugins.cli.mesh import Mesh
 from nts_plugins.cli.sample import Sample
 from nts_plugins.errors import InputError
 
-COMMANDS = {"sample": Sample, "doctor": Doctor}
+COMMANDS = {"sample": Sample, "doctor": Doctor, "mesh": Mesh, "compare-geometry": CompareGeometry}
 """Name of the subcommand to its class; the class's docstring is its help."""
 
 USER_ERROR, INTERRUPTED = 2, 130

@@ -4,9 +4,10 @@
 A head says *what* to splat and what the pixels then mean. The model asks it, in this order, in every step::
 
     head.initial_parameters(splats)        once: per-splat values, which join the splats' own in ``gauss_params``
-    head.channels(params)                  [N, E] values to draw, in the same pass as colour
-    head.outputs(channels, alphas)         what the drawn [H, W, E] mean
+    head.channels(params, view)            [N, E] values to draw, in the same pass as colour
+    head.outputs(channels, alphas, view)   what the drawn [H, W, E] mean
     head.losses(outputs, targets)          training only
+    head.penalties(params)                 training only: what the splats themselves cost
     head.metrics(outputs, targets)
     head.after_step(step, params)          training only, after splats were added and removed
     head.displays(outputs)                 viewer and rendering only: pictures for people
@@ -24,6 +25,7 @@ from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
 
 
@@ -79,16 +81,25 @@ class FeatureHead(nn.Module, ABC):
         """
 
     @abstractmethod
-    def channels(self, params: Mapping[str, Tensor]) -> Tensor:
-        """[N, E] what to draw, from the parameters of the N splats that are drawn. Differentiable."""
+    def channels(self, params: Mapping[str, Tensor], view: View) -> Tensor:
+        """What to draw. Differentiable.
+
+        Args:
+            params: of the N splats that are drawn, as they are trained: scales are logarithms, opacities logits.
+            view: one camera, for what a splat shows differently to each.
+
+        Returns:
+            [N, E], E the same for every view.
+        """
 
     @abstractmethod
-    def outputs(self, channels: Tensor, alphas: Tensor) -> Dict[str, Tensor]:
+    def outputs(self, channels: Tensor, alphas: Tensor, view: View) -> Dict[str, Tensor]:
         """The meaning of the drawn pixels. Differentiable.
 
         Args:
             channels: [H, W, E] composited over zeros.
             alphas: [H, W, 1] accumulated opacity.
+            view: the camera that drew them.
 
         Returns:
             [H, W, C] by name; the names begin with the head's.
@@ -96,6 +107,10 @@ class FeatureHead(nn.Module, ABC):
 
     def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:
         """Terms of the training loss, weights included, by name."""
+        return {}
+
+    def penalties(self, params: Mapping[str, Tensor]) -> Dict[str, Tensor]:
+        """Terms that are about the splats and not about a picture, weights included, by name; ``params`` as above."""
         return {}
 
     def metrics(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, float]:

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
+from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.errors import InputError
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
@@ -50,10 +51,10 @@ class EmbeddingHead(FeatureHead):
         # Small and not zero: a vector without length has no angle, and a first gradient that Adam never forgets.
         return {self.name: Parameter(0.01 * torch.randn(len(means), self.config.channels).to(means.device))}
 
-    def channels(self, params: Mapping[str, Tensor]) -> Tensor:
+    def channels(self, params: Mapping[str, Tensor], view: View) -> Tensor:
         return params[self.name]
 
-    def outputs(self, channels: Tensor, alphas: Tensor) -> Dict[str, Tensor]:
+    def outputs(self, channels: Tensor, alphas: Tensor, view: View) -> Dict[str, Tensor]:
         return {f"{self.name}_feature": channels}
 
     def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:

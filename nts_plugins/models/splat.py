@@ -237,7 +237,7 @@ class SplatModel(SplatfactoModel):
         trains_splats: bool = True,
     ) -> Tuple[Raster, Dict[str, Tensor]]:
         """One pass of the rasterizer, and what the heads make of their channels."""
-        channels = [head.channels(params) for head in heads]
+        channels = [head.channels(params, view) for head in heads]
         degree = self.controls.degree_of(self.appearance.degree_at(self.step))
         with backend_explained():
             raster = rasterize(
@@ -257,7 +257,7 @@ class SplatModel(SplatfactoModel):
         if raster.channels is not None:
             drawn = raster.channels.squeeze(0).split([each.shape[-1] for each in channels], dim=-1)
         for head, pixels in zip(heads, drawn, strict=True):
-            own = head.outputs(pixels, raster.alphas[0])
+            own = head.outputs(pixels, raster.alphas[0], view)
             outputs.update(own if self.training else {**own, **head.displays(own)})
         return raster, outputs
 
@@ -322,7 +322,7 @@ class SplatModel(SplatfactoModel):
         self.camera_optimizer.get_loss_dict(losses)
         for head in self._heads():
             if head.trains_at(self.step):
-                losses.update(head.losses(outputs, self._targets(batch)))
+                losses.update({**head.losses(outputs, self._targets(batch)), **head.penalties(self.splat_params())})
         return losses
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Any]:

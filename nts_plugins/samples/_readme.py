@@ -19,6 +19,7 @@ at +0.5. Pictures are computed, so everything below is exact up to the rounding 
 | `instances.json` | name, category and box at time 0 (lowest and highest corner, metres) of each number |
 | `motions.json` | dynamic samples only: of each moving thing, the 4x4 world matrix since time 0, frame by frame |
 | `points.ply` | seed points with colours, found in the training views alone, with the errors of triangulation |
+| `surface.ply` | points with normals of all that the cameras see, one in every cube of 2 cm; not in dynamic samples |
 | `sample.json` | the options it was made with, where the photographs come from, and a digest of every file |
 
 Held-out views are listed as `val_filenames` and `test_filenames`, and nothing but their picture and pose depends on

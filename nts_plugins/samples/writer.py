@@ -20,10 +20,11 @@ from nts_plugins.samples.gallery import build_gallery, walk
 from nts_plugins.samples.photographs import PHOTOGRAPHS
 from nts_plugins.samples.scene import Scene, solid_to_world
 from nts_plugins.samples.seeds import SeedFinder, SeedPoints
+from nts_plugins.samples.surface import SurfaceFinder
 from nts_plugins.samples.tracer import Tracer, View
 
 GENERATOR = "nts sample gallery"
-VERSION = 4
+VERSION = 5
 """Raise it when the same options make other bytes."""
 
 Progress = Callable[[str, int, int], None]
@@ -142,17 +143,24 @@ def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> N
     for name in ("images", "depths", "normals", "instances"):
         (work / name).mkdir()
 
-    def photograph(view: int) -> None:
+    def photograph(view: int) -> View:
         picture = tracer.view(cameras[view], config.time(view) or 0.0, samples=config.samples)
         _write_view(work, view, picture)
+        return picture
 
+    surface = None if config.dynamic else SurfaceFinder(scene.bounds().values())
     tell("pictures", 0, config.views)
-    for done, _ in enumerate(in_threads(threads, photograph, range(config.views))):
+    for done, picture in enumerate(in_threads(threads, photograph, range(config.views))):
+        if surface is not None:
+            surface.add(picture.camera, picture.depth, picture.normals)
         tell("pictures", done + 1, config.views)
+    if surface is not None:
+        xyz, normals = surface.points()
+        _write_ply(work / "surface.ply", xyz=xyz, normals=normals)
     points = _find_seeds(work, config, cameras, tell)
     ply = "points.ply" if len(points.xyz) else None
     if ply:
-        _write_ply(work / ply, points.xyz, points.rgb)
+        _write_ply(work / ply, xyz=points.xyz, rgb=points.rgb)
     _write_json(work / "transforms.json", transforms(config, cameras, ply))
     _write_json(work / "instances.json", _instances(scene))
     if config.dynamic:
@@ -293,15 +301,22 @@ def _find_seeds(work: Path, config: GalleryConfig, cameras: List[Camera], tell: 
     return finder.points(config.points, config.pixel_noise, config.outliers)
 
 
-def _write_ply(path: Path, xyz: NDArray[np.float64], rgb: NDArray[np.uint8]) -> None:
-    """Points with colours as a binary PLY file."""
-    kind = np.dtype([("xyz", "<f4", 3), ("rgb", "u1", 3)])
-    rows = np.zeros(len(xyz), kind)
-    rows["xyz"], rows["rgb"] = xyz, rgb
-    names = [f"property float {axis}" for axis in "xyz"] + [
-        f"property uchar {color}" for color in ("red", "green", "blue")
-    ]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(xyz)}", *names, "end_header", ""]
+_PLY = {
+    "xyz": ("<f4", "float", ("x", "y", "z")),
+    "normals": ("<f4", "float", ("nx", "ny", "nz")),
+    "rgb": ("u1", "uchar", ("red", "green", "blue")),
+}
+"""What a point may carry: type in numpy and in a PLY file, and names in the file."""
+
+
+def _write_ply(path: Path, **columns: NDArray) -> None:
+    """Points as a binary PLY file; columns [P, 3] by their names in ``_PLY``."""
+    kind = np.dtype([(name, _PLY[name][0], 3) for name in columns])
+    rows = np.zeros(len(columns["xyz"]), kind)
+    for name, values in columns.items():
+        rows[name] = values
+    names = [f"property {_PLY[name][1]} {each}" for name in columns for each in _PLY[name][2]]
+    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}", *names, "end_header", ""]
     path.write_bytes("\n".join(header).encode() + rows.tobytes())
 
 

@@ -41,7 +41,10 @@ def registered_methods() -> List[str]:
 def busy_options(method: str) -> List[str]:
     """Options that make a few steps do what takes thousands by default, for what settings the method has."""
     model = runs.parse(method).pipeline.model
-    return [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
+    busy = [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
+    for head in model.heads:
+        busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
+    return busy
 
 
 class Trained(NamedTuple):

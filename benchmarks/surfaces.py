@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good surfaces are: meshes of several methods, trained with the same seeds, against the true surface.
+
+    python -m benchmarks.surfaces
+    python -m benchmarks.surfaces --methods splat splat-surface --seeds 1 --iterations 2000 --views 48 --size 240x180
+
+Trains each method on the gallery, whose true surface is known, and runs ``ns-eval``, ``nts mesh`` and
+``nts compare-geometry`` as a user types them. Start it again after an interruption: what is finished is not measured
+again.
+"""
+
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import tyro
+
+from benchmarks import quality
+from benchmarks._commands import run_command
+from benchmarks._report import Report
+from benchmarks.textures import spread
+from nts_plugins.errors import InputError
+
+SCORES = {"chamfer": ("Chamfer cm", 100.0), "f_score": ("F-score", 1.0), "normal_degrees": ("normals deg", 1.0)}
+"""Score of nts compare-geometry to its column, and the factor to its unit."""
+
+
+@dataclass
+class Options:
+    """Measure surfaces."""
+
+    methods: Tuple[str, ...] = ("splat", "splat-surface", "splatfacto-nts-surface")
+    """What to train; gains are against the one before."""
+    seeds: Tuple[int, ...] = (1, 2, 3)
+    """Seeds of training."""
+    iterations: int = 7000
+    """Iterations of each training."""
+    views: int = 96
+    """Photographs of the gallery, an eighth of them held out."""
+    size: str = "320x240"
+    """Of the photographs."""
+    voxel: float = 0.02
+    """Side of the mesh's voxels, metres."""
+    threshold: float = 0.05
+    """Distance within which a point counts as right for the F-score, metres."""
+    options: str = ""
+    """Options of ns-train for all methods, as one string."""
+    work: Path = quality.REPOSITORY / "outputs" / "benchmarks"
+    """Folder of runs, logs, pictures and meshes."""
+    name: str = "surfaces"
+    """Name of the result."""
+    force: bool = False
+    """Forget what an earlier run of the same name measured."""
+
+
+def main(options: Options) -> None:
+    """Measure every method with every seed, writing the report after each training."""
+    report = Report(options.name, "Surfaces: meshes against the true surface of the gallery")
+    names = ("iterations", "views", "size", "voxel", "threshold", "options")
+    settings = {name: getattr(options, name) for name in names}
+    report.provenance["settings"] = settings
+    rows = earlier_rows(report, settings, options.force)
+    runs = [(method, seed) for seed in options.seeds for method in options.methods]
+    left = [run for run in runs if find(rows, *run) is None]
+    for number, (method, seed) in enumerate(left, start=1):
+        print(f"[{number}/{len(left)}] {method}, seed {seed}", flush=True)
+        rows.append({**measure(options, method, seed), "commit": report.provenance["commit"]})
+        print("      " + ", ".join(f"{name} {rows[-1][name]:.4g}" for name in ("PSNR", "Chamfer cm", "F-score")))
+        write(report, options, rows)
+    print(f"written to {write(report, options, rows)}; meshes in {options.work / 'meshes'}")
+
+
+def earlier_rows(report: Report, settings: Dict[str, Any], force: bool) -> List[Dict[str, Any]]:
+    """Rows of an earlier measurement of this name.
+
+    Raises:
+        InputError: when that was made with other settings.
+    """
+    earlier = None if force else report.earlier()
+    if earlier is None:
+        return []
+    if earlier.get("settings") != settings:
+        raise InputError(f"{report.paths()[0]} was measured with other settings. Use --name, or --force to replace it.")
+    return next(table["rows"] for table in earlier["tables"] if table["title"] == "Trainings")
+
+
+def find(rows: List[Dict[str, Any]], method: str, seed: int) -> Optional[Dict[str, Any]]:
+    """The row of a training that is finished."""
+    return next((row for row in rows if (row["method"], row["seed"]) == (method, seed)), None)
+
+
+def measure(options: Options, method: str, seed: int) -> Dict[str, Any]:
+    """Train, evaluate, mesh and compare; one row."""
+    data = options.work / "data" / f"gallery_{options.views}_{options.size}"
+    sample = ["nts", "sample", "gallery", str(data), "--views", str(options.views), "--size", options.size]
+    run_command(sample, options.work / "logs" / f"{data.name}.log")
+    single = quality.Options(
+        method=method,
+        method_options=f"--machine.seed {seed} {options.options}",
+        work=options.work,
+        name=f"{options.name}_{seed}_{options.iterations}",
+    )
+    case = quality.Case(data.name, 1.0)
+    row = quality.measure(single, case, data, [options.iterations])
+    config = quality.run_folder(single, case) / "config.yml"
+    label = f"{single.name}_{method}"
+    mesh, scores = options.work / "meshes" / f"{label}.ply", options.work / "meshes" / f"{label}.json"
+    log = options.work / "logs" / f"{label}_mesh.log"
+    fused = run_command(
+        ["nts", "mesh", "--load-config", str(config), "--output-path", str(mesh), "--voxel", str(options.voxel)], log
+    )
+    compare = ["nts", "compare-geometry", str(mesh), str(data / "surface.ply"), "--threshold", str(options.threshold)]
+    compare += ["--cameras", str(data / "transforms.json"), "--output-path", str(scores)]
+    run_command(compare, log.with_name(f"{label}_compare.log"))
+    found = json.loads(scores.read_text())
+    kept = {name: row[name] for name in ("image", "PSNR", "SSIM", "splats", "ms") if name in row}
+    geometry = {column: factor * found[score] for score, (column, factor) in SCORES.items()}
+    return {"method": method, "seed": seed, **kept, **geometry, "mesh s": fused.seconds, "mesh MiB": fused.peak_mib}
+
+
+def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
+    """Write the methods' means, and every training."""
+    report.tables.clear()
+    note = (
+        f"Mean and standard deviation over seeds after {options.iterations} iterations; PSNR on held-out views, the "
+        f"rest of the mesh (voxels of {options.voxel:g} m) where cameras see it. F-score within "
+        f"{options.threshold:g} m. *change*: of Chamfer's mean, against the row before."
+    )
+    table = report.table("Methods", note)
+    before: Optional[float] = None
+    for method in options.methods:
+        own = [row for row in rows if row["method"] == method]
+        if not own:
+            continue
+        chamfer = statistics.mean(row["Chamfer cm"] for row in own)
+        cells = {"method": method, "seeds": len(own), "PSNR": spread([row["PSNR"] for row in own], 2)}
+        cells.update({name: spread([row[name] for row in own], 2) for name, _ in SCORES.values()})
+        change = None if before is None else f"{100 * (chamfer / before - 1):+.1f} %"
+        table.add(**cells, change=change, splats=round(statistics.mean(row["splats"] for row in own)))
+        before = chamfer
+    report.table("Trainings", "One row a training; *ms* of an iteration, median of the last hundred.").rows = rows
+    return report.write()
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Options, description=__doc__))
