@@ -84,7 +84,7 @@ class NeuralTexture(nn.Module):
 
         Args:
             gaussians: N splats.
-            camera_center: [3] world frame.
+            camera_center: [3] world frame; or [N, 3], where each splat is to be seen from another place.
             step: of training.
             radii: [N, 2] of the splats in the picture, pixels, 0 where one is not drawn.
             time: of the picture, in [0, 1], where the scene moves.
@@ -97,7 +97,7 @@ class NeuralTexture(nn.Module):
             drawn = radii.amin(dim=1) > 0
             splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
             centers = gaussians.means[splats]
-            toward = centers - camera_center
+            toward = (gaussians.means - camera_center)[splats]
             if self.training and config.camera_noise > 0:
                 toward = toward + config.camera_noise * self.camera_spacing * torch.randn_like(toward)
             directions = nn.functional.normalize(toward, dim=-1)

@@ -11,10 +11,11 @@ from typing import Optional, Sequence
 import tyro
 
 from nts_plugins.cli.doctor import Doctor
+from nts_plugins.cli.export import Export
 from nts_plugins.cli.sample import Sample
 from nts_plugins.errors import InputError
 
-COMMANDS = {"sample": Sample, "doctor": Doctor}
+COMMANDS = {"sample": Sample, "export": Export, "doctor": Doctor}
 """Name of the subcommand to its class; the class's docstring is its help."""
 
 USER_ERROR, INTERRUPTED = 2, 130

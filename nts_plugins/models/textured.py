@@ -76,7 +76,7 @@ class TexturedModel(SplatModel):
         if EXPORTER in sys.modules:
             CONSOLE.print(
                 "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without "
-                "them."
+                "them. nts export --bake writes them too."
             )
         return super().shs_0
 
