@@ -97,8 +97,12 @@ def test_checkpoint_holds_plain_data(trained: Trained) -> None:
 def test_evaluation_is_stable_and_finite(trained: Trained, tmp_path: Path) -> None:
     results = [runs.evaluate(trained.folder, tmp_path / f"{name}.json", tmp_path / "pictures") for name in "ab"]
     assert results[0].keys() == results[1].keys() and all(map(math.isfinite, results[0].values()))
-    assert {"psnr", "ssim", "psnr_std", "ssim_std", "fps"} <= results[0].keys()
+    assert {"psnr", "ssim", "psnr_std", "ssim_std", "gaussian_count", "model_mb", "fps"} <= results[0].keys()
     assert results[0]["psnr"] == results[1]["psnr"]
+    state = torch.load(runs.checkpoint(trained.folder), weights_only=True)["pipeline"]
+    kept = [value for name, value in state.items() if isinstance(value, torch.Tensor) and "camera_opt" not in name]
+    held = sum(value.numel() * value.element_size() for value in kept)
+    assert results[0]["model_mb"] == pytest.approx(held / 1e6) and results[0]["fps"] > 0
     rows = json.loads((tmp_path / "pictures" / "per_image.json").read_text())["rows"]
     assert [row["image"] for row in rows] == ["003.png", "007.png"]
     assert np.mean([row["psnr"] for row in rows]) == pytest.approx(results[0]["psnr"])
