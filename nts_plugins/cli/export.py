@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from nts_plugins.models.textured import TexturedModel
     from nts_plugins.rasterization import Textures
 
-FRAME = "nerfstudio's training frame: x_scene = scale * (transform @ [x_capture, 1])"
+FRAME = "nerfstudio's training frame: x_scene = scale * (transform @ [x, 1]), with x in the capture's frame"
 
 
 @dataclass

@@ -129,7 +129,9 @@ def test_what_nts_export_writes_draws_the_same_without_nerfstudio(trained: Train
     pipeline = runs.load(trained.folder, "inference")
     pipeline.model.exposes = False  # Files are of middle brightness.
     expected = pipeline.model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[1:2])["rgb"]
-    view = scene.about["view"]
+    view, about = scene.about["view"], scene.about
+    frame = json.loads((trained.folder / "dataparser_transforms.json").read_text())
+    assert {name: about[name] for name in ("transform", "scale")} == frame
     raster = rasterize(
         scene.gaussians,
         torch.tensor(view["viewmat"])[None],
