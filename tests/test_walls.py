@@ -18,7 +18,8 @@ FOLDERS = {"nts_plugins": "nts_plugins", "method_configs": "nts_plugins.method_c
 ENCODER_LIBRARIES = ("open_clip", "segment_anything", "transformers")
 BACKENDS = tuple(f"nts_plugins.rasterization.{name}" for name in ("cpu", "_cpu_projection", "gsplat_cuda", "reference"))
 LIBRARY_ROOMS = tuple(
-    f"nts_plugins.{room}" for room in ("rasterization", "fields", "gaussians", "kernels", "losses", "appearance")
+    f"nts_plugins.{room}"
+    for room in ("rasterization", "fields", "files", "gaussians", "kernels", "losses", "appearance")
 )
 
 

@@ -90,7 +90,7 @@ class NeuralTexture(nn.Module):
 
         Args:
             gaussians: N splats.
-            camera_center: [3] world frame.
+            camera_center: [3] world frame; or [N, 3], where each splat is to be seen from another place.
             step: of training.
             radii: [N, 2] of the splats in the picture, pixels, 0 where one is not drawn.
             places: [N, 3] scene units, where the field is asked for the splats' textures; None for where they are. In a
@@ -105,7 +105,7 @@ class NeuralTexture(nn.Module):
             drawn = radii.amin(dim=1) > 0
             splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
             centers = gaussians.means[splats]
-            toward = centers - camera_center
+            toward = (gaussians.means - camera_center)[splats]
             if self.training and config.camera_noise > 0:
                 toward = toward + config.camera_noise * self.camera_spacing * torch.randn_like(toward)
             directions = nn.functional.normalize(toward, dim=-1)

@@ -12,11 +12,18 @@ import tyro
 
 from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.doctor import Doctor
+from nts_plugins.cli.export import Export
 from nts_plugins.cli.mesh import Mesh
 from nts_plugins.cli.sample import Sample
 from nts_plugins.errors import InputError
 
-COMMANDS = {"sample": Sample, "doctor": Doctor, "mesh": Mesh, "compare-geometry": CompareGeometry}
+COMMANDS = {
+    "sample": Sample,
+    "export": Export,
+    "mesh": Mesh,
+    "compare-geometry": CompareGeometry,
+    "doctor": Doctor,
+}
 """Name of the subcommand to its class; the class's docstring is its help."""
 
 USER_ERROR, INTERRUPTED = 2, 130

@@ -39,11 +39,12 @@ class Mesh:
         """Draw, fuse and write. Raises InputError for what the user has to change."""
         import numpy as np
 
+        from nts_plugins.cli._runs import load_run
         from nts_plugins.surfaces.fusion import fuse
         from nts_plugins.surfaces.shots import training_shots
 
         self._check()
-        pipeline = _load(self.load_config)
+        pipeline = load_run(self.load_config)
         to_frame = np.eye(4)
         if self.frame == "capture":
             to_frame = capture_from_training(pipeline.datamanager.train_dataparser_outputs)
@@ -71,8 +72,6 @@ class Mesh:
         return 0
 
     def _check(self) -> None:
-        if not self.load_config.is_file():
-            raise InputError(f"There is no file {self.load_config}. Training names the config.yml at its end.")
         if self.output_path.suffix.lower() != ".ply":
             raise InputError(f"--output-path {self.output_path} must end in .ply, which is what is written.")
         for name, value in (("voxel", self.voxel), ("region", self.region), ("memory-gib", self.memory_gib)):
@@ -88,17 +87,6 @@ def capture_from_training(outputs: Any) -> Any:
     matrix[:3] = outputs.dataparser_transform.detach().cpu().numpy()[:3]
     matrix[:3] *= float(outputs.dataparser_scale)
     return np.linalg.inv(matrix)
-
-
-def _load(config: Path) -> Any:
-    from nerfstudio.utils.eval_utils import eval_setup
-
-    from nts_plugins.training.pipeline import SplatPipeline
-
-    pipeline = eval_setup(config, test_mode="inference")[1]
-    if not isinstance(pipeline, SplatPipeline):
-        raise InputError(f"{config} is of another package's method; meshes are made of this one's.")
-    return pipeline
 
 
 def _progress() -> Any:

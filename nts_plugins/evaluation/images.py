@@ -12,6 +12,9 @@ from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
 
 PROTOCOL = "held-out views, float pictures clamped to [0, 1]; SSIM 11x11 sigma 1.5, valid windows; LPIPS AlexNet"
 
+RATES = ("fps", "num_rays_per_sec")
+"""Numbers of something in a second, whose mean is that over the time which all pictures took."""
+
 Row = Dict[str, Union[str, float]]
 
 
@@ -32,11 +35,14 @@ def compare(prediction: Tensor, target: Tensor, lpips: Optional[Lpips] = None) -
 
 
 def average(rows: Sequence[Mapping[str, float]], *, with_std: bool = False) -> Dict[str, float]:
-    """Mean of each key, and with ``with_std`` the sample standard deviation as ``<key>_std`` (0 for one row)."""
+    """Mean of each key, and with ``with_std`` the sample standard deviation as ``<key>_std`` (0 for one row).
+
+    That of :data:`RATES` is the harmonic mean.
+    """
     result: Dict[str, float] = {}
     for key in rows[0]:
         values = [float(row[key]) for row in rows]
-        result[key] = statistics.fmean(values)
+        result[key] = statistics.harmonic_mean(values) if key in RATES else statistics.fmean(values)
         if with_std:
             result[f"{key}_std"] = statistics.stdev(values) if len(values) > 1 else 0.0
     return result

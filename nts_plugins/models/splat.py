@@ -34,6 +34,7 @@ from nts_plugins.models._initial import check_settings, initial_splats, sparsity
 from nts_plugins.rasterization import Raster, TextureSource, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_names, check_state
 from nts_plugins.viewer.controls import SplatControls, in_viewer
+from nts_plugins.viewer.looks import SPLAT_LOOKS
 
 
 @dataclass
@@ -107,6 +108,7 @@ class SplatModel(SplatfactoModel):
     """
 
     config: SplatModelConfig  # type: ignore[assignment]
+    looks = SPLAT_LOOKS
 
     def populate_modules(self) -> None:
         config = self.config
@@ -137,7 +139,7 @@ class SplatModel(SplatfactoModel):
         self.exposes = self.exposure is not None and not metadata.get("has_alpha")
         self.resolution = ResolutionSchedule(config.num_downscales, config.resolution_schedule)
         self.crop_box: Optional[OrientedBox] = None
-        self.controls = SplatControls(config.sh_degree)
+        self.controls = SplatControls(config.sh_degree, self.looks)
         self.lpips = Lpips()
         self.optimizers: Dict[str, Optimizer] = {}
         self.info: Dict[str, Any] = {}
@@ -202,10 +204,11 @@ class SplatModel(SplatfactoModel):
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
         joint = [head for head in heads if not self.training or head.config.trains_geometry]
         apart = [head for head in heads if head not in joint]
-        gaussians = self.controls.resized(self._gaussians(params))
+        gaussians = self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
         photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
-        factors = self.exposure(c2w[0], photograph) if self.exposure is not None and self.exposes else None
+        exposes = self.exposes and self.controls.photographed()
+        factors = self.exposure(c2w[0], photograph) if self.exposure is not None and exposes else None
         outputs = {**self._pictures(raster, background, factors), **outputs}
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
@@ -239,6 +242,7 @@ class SplatModel(SplatfactoModel):
         """One pass of the rasterizer, and what the heads make of their channels."""
         channels = [head.channels(params, view) for head in heads]
         degree = self.controls.degree_of(self.appearance.degree_at(self.step))
+        gaussians, textures = self.controls.shown(gaussians, self.textures_for(gaussians, params, view, trains_splats))
         with backend_explained():
             raster = rasterize(
                 gaussians,
@@ -247,7 +251,7 @@ class SplatModel(SplatfactoModel):
                 channels=torch.cat(channels, dim=-1) if channels else None,
                 background=background,
                 depth="expected" if with_depth else None,
-                textures=self.textures_for(gaussians, params, view, trains_splats),
+                textures=textures,
                 antialiased=self.config.rasterize_mode == "antialiased",
                 absgrad=self.training and trains_splats and self.strategy.absgrad,
                 backend=self.config.backend,
@@ -276,14 +280,8 @@ class SplatModel(SplatfactoModel):
 
     def _gaussians(self, params: Mapping[str, Tensor]) -> Gaussians:
         sh, sh_rest = self.appearance.coefficients(params, self.step)
-        return Gaussians(
-            means=params["means"],
-            quats=params["quats"],
-            scales=torch.exp(params["scales"]),
-            opacities=torch.sigmoid(params["opacities"]).squeeze(-1),
-            sh=sh,
-            sh_rest=sh_rest,
-        )
+        scales, opacities = torch.exp(params["scales"]), torch.sigmoid(params["opacities"]).squeeze(-1)
+        return Gaussians(params["means"], params["quats"], scales, opacities, sh, sh_rest)
 
     def _pictures(self, raster: Raster, background: Tensor, factors: Optional[Tensor]) -> Dict[str, Tensor]:
         rgb, alpha = raster.colors.squeeze(0), raster.alphas[0]  # Indexing's gradient would fill a picture first.

@@ -19,6 +19,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Textures, TextureSource
 from nts_plugins.rasterization.sh import camera_centres
+from nts_plugins.viewer.looks import TEXTURE_LOOKS
 
 EXPORTER = "nerfstudio.scripts.exporter"
 """The module that ns-export, and no other command, imports."""
@@ -40,6 +41,7 @@ class TexturedModel(SplatModel):
     """
 
     config: TexturedModelConfig  # type: ignore[assignment]
+    looks = TEXTURE_LOOKS
 
     def populate_modules(self) -> None:
         super().populate_modules()
@@ -78,7 +80,7 @@ class TexturedModel(SplatModel):
         if EXPORTER in sys.modules:
             CONSOLE.print(
                 "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without "
-                "them."
+                "them. nts export --bake writes them too."
             )
         return super().shs_0
 

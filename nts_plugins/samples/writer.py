@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nts_plugins.errors import describe
+from nts_plugins.files.whole import remove_leftovers, whole_folder
 from nts_plugins.samples._config import GalleryConfig
-from nts_plugins.samples._folder import remove_leftovers, whole_folder
 from nts_plugins.samples._readme import README
 from nts_plugins.samples._threads import in_threads
 from nts_plugins.samples.cameras import Camera

@@ -4,9 +4,9 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
-import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Type
 
@@ -15,6 +15,7 @@ from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineC
 
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation import images as image_protocol
+from nts_plugins.evaluation.cost import megabytes, timed
 
 PER_IMAGE_FILE = "per_image.json"
 
@@ -43,7 +44,9 @@ class SplatPipeline(VanillaPipeline):
     ) -> Dict[str, float]:
         """Mean metrics over all pictures; see :meth:`VanillaPipeline.get_average_image_metrics`.
 
-        Times are of drawing alone, with the device's queue emptied before and after.
+        Besides the model's own numbers there are ``model_mb``, 1e6 bytes of everything that drawing needs, and ``fps``:
+        pictures in a second, drawn as for ns-render and the viewer, with depth and what the heads add, and without
+        reading photographs, comparing, or showing progress.
 
         Raises:
             InputError: where there are no pictures to compare with.
@@ -59,13 +62,18 @@ class SplatPipeline(VanillaPipeline):
         _restore_background(self.model)
         metrics: List[Dict[str, float]] = []
         rows: List[image_protocol.Row] = []
-        for index, (camera, batch) in enumerate(track(data_loader, "Evaluating all images", transient=True)):
+        draw = self.model.get_outputs_for_camera
+        size = megabytes(self.model, without=("camera_optimizer.",))  # Poses are of training views only.
+        # Without auto_refresh the bar is drawn between pictures, and not by a thread beside them.
+        views = track(data_loader, "Evaluating all images", transient=True, auto_refresh=False)
+        for index, (camera, batch) in enumerate(views):
             if index == 0:
-                self._timed_render(camera)  # The first drawing loads or compiles kernels, which is no part of drawing.
-            seconds, outputs = self._timed_render(camera)
+                draw(camera)  # It loads or compiles kernels.
+            seconds, outputs = timed(partial(draw, camera), self.model.device)
             scores, pictures = self.model.get_image_metrics_and_images(outputs, batch)
             pixels = int(camera.width.reshape(-1)[0]) * int(camera.height.reshape(-1)[0])
-            metrics.append({**scores, "num_rays_per_sec": pixels / seconds, "fps": 1.0 / seconds})
+            costs = {"model_mb": size, "num_rays_per_sec": pixels / seconds, "fps": 1.0 / seconds}
+            metrics.append({**scores, **costs})
             rows.append({"image": self._image_name(batch), **metrics[-1]})
             if output_path is not None:
                 _save(pictures, output_path, image_prefix, index)
@@ -78,14 +86,6 @@ class SplatPipeline(VanillaPipeline):
     def get_eval_image_metrics_and_images(self, step: int) -> Any:
         _restore_background(self.model)
         return super().get_eval_image_metrics_and_images(step)
-
-    def _timed_render(self, camera: Any) -> "tuple[float, Dict[str, Any]]":
-        synchronize = torch.cuda.synchronize if self.model.device.type == "cuda" else lambda: None
-        synchronize()
-        start = time.perf_counter()
-        outputs = self.model.get_outputs_for_camera(camera)
-        synchronize()
-        return max(time.perf_counter() - start, 1e-9), outputs
 
     def _image_name(self, batch: Dict[str, Any]) -> str:
         dataset = self.datamanager.eval_dataset

@@ -7,10 +7,15 @@ from typing import Mapping, Optional
 
 import torch
 from nerfstudio.data.scene_box import OrientedBox
-from nerfstudio.viewer.viewer_elements import ViewerSlider
+from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider
 from torch import Tensor, nn
 
 from nts_plugins.gaussians import Gaussians
+from nts_plugins.rasterization import TextureSource
+from nts_plugins.viewer.looks import Drawing, Look
+
+SCENE = "Scene"
+"""The menu's name for what is trained, which is shown at first."""
 
 
 def in_viewer() -> bool:
@@ -19,14 +24,24 @@ def in_viewer() -> bool:
 
 
 class SplatControls(nn.Module):
-    """Sliders over how splats are shown. Only what the viewer draws follows them: metrics and renderings never do.
+    """A menu of what is shown, and sliders over how. Only what the viewer draws follows them: metrics and renderings
+    never do.
 
     Args:
         sh_degree: highest degree of the model's harmonics.
+        looks: what the menu offers besides the scene, by name.
     """
 
-    def __init__(self, sh_degree: int) -> None:
+    def __init__(self, sh_degree: int, looks: Mapping[str, Look]) -> None:
         super().__init__()
+        self.looks = looks
+        self.look = ViewerDropdown(
+            "Show",
+            SCENE,
+            [SCENE, *looks],
+            hint="The scene, or what it is made of. Textures are shown around grey: where it is grey they add nothing, "
+            "which is everywhere until training begins with them.",
+        )
         self.size = ViewerSlider(
             "Splat size", 1.0, 0.05, 1.0, 0.05, hint="Shrink the splats to see where they lie, and how large they are."
         )
@@ -50,11 +65,19 @@ class SplatControls(nn.Module):
         solid = torch.sigmoid(params["opacities"]).reshape(-1) >= self.faintest.value
         return solid if inside is None else solid & inside
 
-    def resized(self, gaussians: Gaussians) -> Gaussians:
-        """The splats in the size that was asked for."""
-        if not in_viewer() or self.size.value >= 1.0:
-            return gaussians
-        return replace(gaussians, scales=gaussians.scales * self.size.value)
+    def shown(self, gaussians: Gaussians, textures: Optional[TextureSource]) -> Drawing:
+        """What to draw in place of these splats with these textures: the look and the size that were asked for."""
+        if not in_viewer():
+            return gaussians, textures
+        look, size = self.looks.get(self.look.value), self.size.value
+        if look is not None:
+            gaussians, textures = look.draw(gaussians, textures)
+        return replace(gaussians, scales=gaussians.scales * size) if size < 1.0 else gaussians, textures
+
+    def photographed(self) -> bool:
+        """Whether what is shown is to be as bright as photographs, and not a measurement around grey."""
+        look = self.looks.get(self.look.value) if in_viewer() else None
+        return look is None or look.photographed
 
     def degree_of(self, degree: int) -> int:
         """The harmonics' degree to draw, where the model would draw ``degree``."""

@@ -19,7 +19,10 @@ import torch
 from PIL import Image
 from torch import nn
 
+from nts_plugins.cli.main import main
 from nts_plugins.errors import InputError
+from nts_plugins.files import load
+from nts_plugins.rasterization import rasterize
 from tests import runs
 from tests.captures import load_meta, save_meta, write_capture
 from tests.conformance.conftest import STEPS, Trained, busy_options, registered_methods
@@ -95,8 +98,12 @@ def test_checkpoint_holds_plain_data(trained: Trained) -> None:
 def test_evaluation_is_stable_and_finite(trained: Trained, tmp_path: Path) -> None:
     results = [runs.evaluate(trained.folder, tmp_path / f"{name}.json", tmp_path / "pictures") for name in "ab"]
     assert results[0].keys() == results[1].keys() and all(map(math.isfinite, results[0].values()))
-    assert {"psnr", "ssim", "psnr_std", "ssim_std", "fps"} <= results[0].keys()
+    assert {"psnr", "ssim", "psnr_std", "ssim_std", "gaussian_count", "model_mb", "fps"} <= results[0].keys()
     assert results[0]["psnr"] == results[1]["psnr"]
+    state = torch.load(runs.checkpoint(trained.folder), weights_only=True)["pipeline"]
+    kept = [value for name, value in state.items() if isinstance(value, torch.Tensor) and "camera_opt" not in name]
+    held = sum(value.numel() * value.element_size() for value in kept)
+    assert results[0]["model_mb"] == pytest.approx(held / 1e6) and results[0]["fps"] > 0
     rows = json.loads((tmp_path / "pictures" / "per_image.json").read_text())["rows"]
     assert [row["image"] for row in rows] == ["003.png", "007.png"]
     assert np.mean([row["psnr"] for row in rows]) == pytest.approx(results[0]["psnr"])
@@ -114,6 +121,37 @@ def test_export_opens(trained: Trained, tmp_path: Path) -> None:
     assert 0 < len(vertices) <= trained.trainer.pipeline.model.num_points
     assert {"x", "f_dc_0", "opacity", "scale_2", "rot_3"} <= set(names)
     assert all(np.isfinite(vertices[name]).all() for name in names)
+
+
+def test_what_nts_export_writes_draws_the_same_without_nerfstudio(trained: Trained, tmp_path: Path) -> None:
+    where = ["--load-config", str(trained.folder / "config.yml"), "--output-dir", str(tmp_path / "scene")]
+    assert main(["export", *where, "--bake", "--camera", "1"]) == 0
+    scene = load(tmp_path / "scene")
+    pipeline = runs.load(trained.folder, "inference")
+    pipeline.model.exposes = False  # Files are of middle brightness.
+    expected = pipeline.model.get_outputs_for_camera(pipeline.datamanager.train_dataset.cameras[1:2])["rgb"]
+    view, about = scene.about["view"], scene.about
+    frame = json.loads((trained.folder / "dataparser_transforms.json").read_text())
+    assert {name: about[name] for name in ("transform", "scale")} == frame
+    raster = rasterize(
+        scene.gaussians,
+        torch.tensor(view["viewmat"])[None],
+        torch.tensor(view["K"])[None],
+        view["width"],
+        view["height"],
+        textures=scene.textures,
+        background=scene.background,
+        antialiased=scene.antialiased,
+    )
+    torch.testing.assert_close(raster.colors[0].clamp(0, 1), expected, atol=1e-5, rtol=0)
+    assert (scene.textures is not None) == hasattr(trained.trainer.pipeline.model, "texture")
+    export = pytest.importorskip("nerfstudio.scripts.exporter", exc_type=ImportError).ExportGaussianSplat
+    from plyfile import PlyData
+
+    export(load_config=trained.folder / "config.yml", output_dir=tmp_path).main()
+    assert main(["export", *where[:3], str(tmp_path / "plain")]) == 0
+    theirs, ours = (PlyData.read(str(tmp_path / name))["vertex"].data for name in ("splat.ply", "plain/splats.ply"))
+    assert theirs.dtype.names == ours.dtype.names and np.array_equal(theirs, ours)
 
 
 def test_pictures_with_alpha_go_the_whole_way(method: str, tmp_path: Path) -> None:

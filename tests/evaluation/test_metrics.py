@@ -45,6 +45,7 @@ def test_average_by_hand() -> None:
     assert images.average(rows) == pytest.approx({"psnr": 21.0, "ssim": 0.6})
     assert images.average(rows, with_std=True)["psnr_std"] == pytest.approx(math.sqrt(2.0))
     assert images.average(rows[:1], with_std=True)["psnr_std"] == 0.0
+    assert images.average([{"fps": 10.0}, {"fps": 30.0}])["fps"] == pytest.approx(2 / (1 / 10 + 1 / 30))
 
 
 def test_rows_are_written_with_their_protocol(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from nts_plugins import compat
+from nts_plugins.files import whole as folder_module
 from nts_plugins.samples import GalleryConfig, SampleError, Tracer, build_gallery, walk, write_gallery
-from nts_plugins.samples import _folder as folder_module
 from nts_plugins.samples import writer as writer_module
 from nts_plugins.samples.photographs import PHOTOGRAPHS, PhotographMissing, load_photograph
 
@@ -228,7 +228,7 @@ def test_the_old_sample_survives_a_failed_replacement(tmp_path, without_pictures
 
 def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, without_pictures):
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom nts_plugins.samples._folder import whole_folder\n"
+        "import sys, time\nfrom pathlib import Path\nfrom nts_plugins.files.whole import whole_folder\n"
         "with whole_folder(Path(sys.argv[1])) as work:\n"
         "    (work / 'half').write_text('half')\n    print('ready', flush=True)\n    time.sleep(60)\n"
     )

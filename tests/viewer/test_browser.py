@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nts_plugins.viewer.looks import TEXTURE_LOOKS
 from tests import captures, runs
 
 from .browser import ViewerPage, open_viewer, serve, wait_until
@@ -25,7 +26,9 @@ def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def run(capture: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return runs.train("splat", capture, tmp_path_factory.mktemp("outputs"), 120)
+    """With textures, so that the menu has all its entries."""
+    texture = ("--pipeline.model.texture.start-step", "40", "--pipeline.model.texture.field.hidden", "16")
+    return runs.train("splatfacto-nts", capture, tmp_path_factory.mktemp("outputs"), 120, *texture)
 
 
 def keep(page: ViewerPage, name: str) -> None:
@@ -71,6 +74,13 @@ def test_trained_scene_in_the_viewer(chromium: str, run: Path, tmp_path: Path) -
 
             page.choose("Output type", "rgb")
             page.settled(lambda now: difference(now, rgb) < 0.01, "the colours to come back")
+            assert page.options("Show") == ["Scene", *TEXTURE_LOOKS]
+            for name in ("Texture opacity", "Splat outlines"):
+                page.choose("Show", name)
+                page.settled(lambda now: difference(now, rgb) > 0.003, name)
+                keep(page, name.replace(" ", "_"))
+            page.choose("Show", "Scene")
+            page.settled(lambda now: difference(now, rgb) < 0.002, "the scene to come back")
             page.slide("Splat size", "Home")
             page.settled(lambda now: difference(now, rgb) > 0.01, "the splats to shrink")
             keep(page, "small")

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A trained run, for commands that do something with it."""
+
+from pathlib import Path
+from typing import Any
+
+from nts_plugins.errors import InputError
+
+
+def load_run(config: Path) -> Any:
+    """The pipeline of the run that a ``config.yml`` belongs to, with its newest checkpoint and without its pictures.
+
+    As with nerfstudio's commands, a run in a relative folder is found from the folder that it was trained in, and the
+    file can run code: load only what you trust.
+
+    Raises:
+        InputError: where there is no such file, or the run is of a method without splats of this package.
+    """
+    if not config.is_file():
+        raise InputError(f"There is no file {config}. Training names the config.yml of its run at its end.")
+    from nerfstudio.utils.eval_utils import eval_setup
+
+    from nts_plugins.models.splat import SplatModel
+
+    pipeline = eval_setup(config, test_mode="inference")[1]
+    if not isinstance(pipeline.model, SplatModel):
+        raise InputError(f"{config} is of a method without splats of this package ({type(pipeline.model).__name__}).")
+    return pipeline
