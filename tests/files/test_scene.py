@@ -71,8 +71,8 @@ def test_splats_are_read_as_they_were_written(tmp_path: Path, degree: int) -> No
     params = ply.exported(splats(degree=degree))
     ply.write(tmp_path / "splats.ply", params)
     again = ply.read(tmp_path / "splats.ply")
-    assert again.keys() == params.keys()
-    assert all(torch.equal(again[name], value) for name, value in params.items())
+    assert params.keys() - again.keys() == {"a_heads_own"}
+    assert all(torch.equal(value, params[name]) for name, value in again.items())
     assert ply.activated(again).sh_bands == (degree + 1) ** 2
 
 
@@ -94,7 +94,7 @@ def test_splats_that_are_broken_or_never_drawn_are_left_out() -> None:
     params["opacities"][7] = -5.6
     kept = ply.exported(params)
     order = [index for index in range(30) if index not in (3, 5, 7)]
-    assert torch.equal(kept["means"], params["means"][order]) and "a_heads_own" not in kept
+    assert all(torch.equal(kept[name], value[order]) for name, value in params.items() if name != "quats")
 
 
 def test_an_existing_scene_is_replaced_on_demand_only_and_other_files_never(tmp_path: Path) -> None:

@@ -118,6 +118,8 @@ def step_shown(page: ViewerPage) -> int:
 def test_the_time_slider_moves_the_scene(chromium: str, tmp_path: Path) -> None:
     capture = captures.write_capture(tmp_path / "blobs", views=12, size=(96, 72), points=400, moving=True)
     options = ["--pipeline.model.motion.start-step", "30", "--pipeline.model.motion.field.plane-resolutions", "16"]
+    # The everyday rate is for thousands of steps.
+    options += ["--optimizers.motion.optimizer.lr", "1e-2"]
     run = runs.train("splat-dynamic", capture, tmp_path / "outputs", 200, *options)
     with serve(["ns-viewer", "--load-config", str(run / "config.yml")], tmp_path) as served:
         with open_viewer(chromium, served) as page:
