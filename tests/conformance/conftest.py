@@ -21,6 +21,7 @@ BUSY = {
         *("--pipeline.model.densify.reset-every", "100"),
         *("--pipeline.model.densify.max-splats", "150"),
     ],
+    "mcmc": ["--pipeline.model.mcmc.refine-start-iter", "5", "--pipeline.model.mcmc.refine-every", "10"],
     "resolution_schedule": ["--pipeline.model.resolution-schedule", "5"],
     "sh_degree_interval": ["--pipeline.model.sh-degree-interval", "15"],
     "texture": ["--pipeline.model.texture.start-step", "30", "--pipeline.model.texture.field.hidden", "16"],
@@ -40,10 +41,13 @@ def registered_methods() -> List[str]:
 
 def busy_options(method: str) -> List[str]:
     """Options that make a few steps do what takes thousands by default, for what settings the method has."""
-    model = runs.parse(method).pipeline.model
+    pipeline = runs.parse(method).pipeline
+    model = pipeline.model
     busy = [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
+    if pipeline.datamanager.train_views is not None:
+        busy += ["--pipeline.datamanager.train-views", "4"]
     return busy
 
 

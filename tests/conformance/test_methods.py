@@ -235,8 +235,7 @@ def test_resuming_after_a_kill_equals_an_uninterrupted_run(
     if strategy != "default":
         if method != "splat":
             pytest.skip("the strategy is the backbone's, and is tested with it")
-        extra += ["--pipeline.model.strategy", "mcmc", "--pipeline.model.mcmc.refine-start-iter", "5"]
-        extra += ["--pipeline.model.mcmc.refine-every", "10"]
+        extra += ["--pipeline.model.strategy", "mcmc"]
     program = "from nerfstudio.scripts.train import entrypoint; entrypoint()"
     killed = tmp_path / "killed"
     arguments = runs.arguments(capture, killed, 100_000, "--steps-per-save", "20", *extra)
