@@ -47,7 +47,7 @@ def busy_options(method: str) -> List[str]:
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
     if pipeline.datamanager.train_views is not None:
-        busy += ["--pipeline.datamanager.train-views", "4"]
+        busy += ["--pipeline.datamanager.train-views", "6"]
     return busy
 
 
