@@ -71,6 +71,7 @@ def texture(of: TextureFieldConfig, region: str, **differences: Any) -> NeuralTe
         moves_splats=False,
         opacity_penalty=0.01,
         color_penalty=0.01,
+        penalty_views=None,
     )
     return NeuralTextureConfig(**{**numbers, **differences})
 

@@ -11,6 +11,7 @@ from typing import Dict, Literal, Optional, Sequence
 import torch
 from torch import Tensor, nn
 
+from nts_plugins.errors import InputError
 from nts_plugins.fields.regions import Region, RegionKind
 from nts_plugins.fields.texture import TextureField, TextureFieldConfig
 from nts_plugins.gaussians import Gaussians
@@ -48,6 +49,10 @@ class NeuralTextureConfig:
     """Times the mean absolute residual of opacity, over the texels of the splats that a picture shows."""
     color_penalty: float = 0.01
     """Times that of colour."""
+    penalty_views: Optional[int] = None
+    """The penalties are meant for so many photographs, and count in proportion more where there are fewer: beside a
+    mean over photographs, what is expected of textures beforehand weighs the more the fewer there are. None, as in the
+    paper, takes them as they are; it has 100 photographs of each object of NeRF-Synthetic."""
 
 
 class NeuralTexture(nn.Module):
@@ -60,13 +65,24 @@ class NeuralTexture(nn.Module):
         config: settings.
         center, radius: of the scene, scene units.
         camera_spacing: mean distance between a training camera and the nearest other one, scene units.
+        views: photographs that are trained on.
+
+    Raises:
+        InputError: where ``penalty_views`` is not above zero.
     """
 
     def __init__(
-        self, config: NeuralTextureConfig, center: Sequence[float], radius: float, camera_spacing: float = 0.0
+        self,
+        config: NeuralTextureConfig,
+        center: Sequence[float],
+        radius: float,
+        camera_spacing: float = 0.0,
+        views: int = 1,
     ) -> None:
         super().__init__()
-        self.config, self.camera_spacing = config, camera_spacing
+        self.config, self.camera_spacing, self.views = config, camera_spacing, views
+        if config.penalty_views is not None and config.penalty_views < 1:
+            raise InputError(f"NeuralTextureConfig.penalty_views is {config.penalty_views}; it must be above zero.")
         with torch.random.fork_rng(devices=[]):
             self.field = TextureField(config.field, Region(config.region, center, radius))
 
@@ -149,7 +165,9 @@ class NeuralTexture(nn.Module):
         mean = (sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]).mean(dim=(0, 1)).unbind()
         scale = textures.amplitudes
         color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
+        config = self.config
+        share = 1.0 if config.penalty_views is None else config.penalty_views / max(self.views, 1)
         return {
-            "texture_opacity": self.config.opacity_penalty * scale[3] * mean[3],
-            "texture_color": self.config.color_penalty * color,
+            "texture_opacity": share * config.opacity_penalty * scale[3] * mean[3],
+            "texture_color": share * config.color_penalty * color,
         }

@@ -48,7 +48,7 @@ class TexturedModel(SplatModel):
         metadata = self.kwargs.get("metadata") or {}
         center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 2.0))
         spacing = float(metadata.get("camera_spacing", 0.0))
-        self.texture = NeuralTexture(self.config.texture, center, side / 2, spacing)
+        self.texture = NeuralTexture(self.config.texture, center, side / 2, spacing, self.num_train_data)
         self.drawn_textures: Optional[Textures] = None
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:

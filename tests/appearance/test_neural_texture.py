@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from nts_plugins.appearance.neural_texture import NeuralTexture, NeuralTextureConfig
+from nts_plugins.errors import InputError
 from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians import Gaussians
 
@@ -94,3 +95,19 @@ def test_cameras_are_seen_off_their_place_in_training_alone() -> None:
     torch.testing.assert_close(exact, torch.nn.functional.normalize(given.means + torch.tensor([0, 0, 100.0]), dim=1))
     # Seen from a hundred units away, half of a spacing of two is a hundredth.
     assert float((noisy - exact)[:, :2].std()) == pytest.approx(0.01, rel=0.1)
+
+
+def test_penalties_weigh_more_where_there_are_fewer_photographs() -> None:
+    config = NeuralTextureConfig(field=SMALL, start_step=10)
+
+    def costs(views: int, penalty_views: "int | None") -> "list[float]":
+        torch.manual_seed(0)
+        mine = NeuralTexture(replace(config, penalty_views=penalty_views), (0.0, 0.0, 0.0), 1.0, views=views)
+        textures = mine.textures(splats([0.9, 0.9]), CENTER, 10, torch.ones(2, 2))
+        return [float(each) for each in mine.losses(textures).values()]
+
+    usual = costs(8, None)
+    assert min(usual) > 0 and costs(100, 100) == pytest.approx(usual)
+    assert costs(8, 100) == pytest.approx([12.5 * each for each in usual])
+    with pytest.raises(InputError, match="penalty_views is 0"):
+        costs(8, 0)
