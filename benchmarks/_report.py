@@ -86,6 +86,23 @@ class Report:
         path = self.paths()[0]
         return json.loads(path.read_text()) if path.exists() else None
 
+    def earlier_rows(self, title: str, settings: Dict[str, Any], force: bool) -> List[Dict[str, Any]]:
+        """Rows of one table of an earlier measurement of this name; none with ``force``. Keeps the settings.
+
+        Raises:
+            InputError: when that was made with other settings.
+        """
+        self.provenance["settings"] = settings
+        earlier = None if force else self.earlier()
+        if earlier is None:
+            return []
+        if earlier.get("settings") != settings:
+            raise InputError(
+                f"{self.paths()[0]} was measured with {earlier.get('settings')}, not with {settings}. Use --name for "
+                f"another result, or --force to replace it."
+            )
+        return next(table["rows"] for table in earlier["tables"] if table["title"] == title)
+
     def check_free(self, force: bool) -> None:
         """Refuse to overwrite an earlier result; call it before measuring for an hour.
 
@@ -197,3 +214,8 @@ def _memory_gib() -> Optional[int]:
         return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30)
     except (ValueError, OSError, AttributeError):
         return None
+
+
+def find_row(rows: List[Dict[str, Any]], **keys: Any) -> Optional[Dict[str, Any]]:
+    """The first row that has these values."""
+    return next((row for row in rows if all(row[name] == value for name, value in keys.items())), None)

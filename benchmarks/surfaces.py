@@ -19,9 +19,8 @@ import tyro
 
 from benchmarks import quality
 from benchmarks._commands import run_command
-from benchmarks._report import Report
+from benchmarks._report import Report, find_row
 from benchmarks.textures import spread
-from nts_plugins.errors import InputError
 
 SCORES = {"chamfer": ("Chamfer cm", 100.0), "f_score": ("F-score", 1.0), "normal_degrees": ("normals deg", 1.0)}
 """Score of nts compare-geometry to its column, and the factor to its unit."""
@@ -60,35 +59,15 @@ def main(options: Options) -> None:
     report = Report(options.name, "Surfaces: meshes against the true surface of the gallery")
     names = ("iterations", "views", "size", "voxel", "threshold", "options")
     settings = {name: getattr(options, name) for name in names}
-    report.provenance["settings"] = settings
-    rows = earlier_rows(report, settings, options.force)
+    rows = report.earlier_rows("Trainings", settings, options.force)
     runs = [(method, seed) for seed in options.seeds for method in options.methods]
-    left = [run for run in runs if find(rows, *run) is None]
+    left = [run for run in runs if find_row(rows, method=run[0], seed=run[1]) is None]
     for number, (method, seed) in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {method}, seed {seed}", flush=True)
         rows.append({**measure(options, method, seed), "commit": report.provenance["commit"]})
         print("      " + ", ".join(f"{name} {rows[-1][name]:.4g}" for name in ("PSNR", "Chamfer cm", "F-score")))
         write(report, options, rows)
     print(f"written to {write(report, options, rows)}; meshes in {options.work / 'meshes'}")
-
-
-def earlier_rows(report: Report, settings: Dict[str, Any], force: bool) -> List[Dict[str, Any]]:
-    """Rows of an earlier measurement of this name.
-
-    Raises:
-        InputError: when that was made with other settings.
-    """
-    earlier = None if force else report.earlier()
-    if earlier is None:
-        return []
-    if earlier.get("settings") != settings:
-        raise InputError(f"{report.paths()[0]} was measured with other settings. Use --name, or --force to replace it.")
-    return next(table["rows"] for table in earlier["tables"] if table["title"] == "Trainings")
-
-
-def find(rows: List[Dict[str, Any]], method: str, seed: int) -> Optional[Dict[str, Any]]:
-    """The row of a training that is finished."""
-    return next((row for row in rows if (row["method"], row["seed"]) == (method, seed)), None)
 
 
 def measure(options: Options, method: str, seed: int) -> Dict[str, Any]:

@@ -10,15 +10,14 @@ not measured again.
 """
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import tyro
 
 from benchmarks import quality
-from benchmarks._report import Report
-from nts_plugins.errors import InputError
+from benchmarks._report import Report, find_row
 
 METRICS = ("PSNR", "SSIM", "LPIPS")
 
@@ -64,15 +63,14 @@ def main(options: Options) -> None:
     """Measure every pair, writing the report after each training."""
     report = Report(options.name, f"{options.textured} against {options.plain}")
     settings = {name: getattr(options, name) for name in ("iterations", "options", "textured_options")}
-    report.provenance["settings"] = settings
-    rows = earlier_rows(report, settings, options.force)
+    rows = report.earlier_rows("Trainings", settings, options.force)
     runs = [
         Run(case, method, seed)
         for case in options.cases
         for seed in options.seeds
         for method in (options.plain, options.textured)
     ]
-    left = [run for run in runs if find(rows, run) is None]
+    left = [run for run in runs if find_row(rows, **asdict(run)) is None]
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.method} on {run.case}, seed {run.seed}", flush=True)
         row = measure(options, run)
@@ -83,29 +81,6 @@ def main(options: Options) -> None:
         print(f"      {row['PSNR']:.2f} dB, SSIM {row['SSIM']:.3f}, {row['splats']} splats, {row['ms']:.0f} ms")
         write(report, options, rows)
     print(f"written to {write(report, options, rows)}")
-
-
-def find(rows: List[Dict[str, Any]], run: Run) -> Optional[Dict[str, Any]]:
-    """The row of a training that is finished."""
-    keys = (run.case, run.method, run.seed)
-    return next((row for row in rows if (row["case"], row["method"], row["seed"]) == keys), None)
-
-
-def earlier_rows(report: Report, settings: Dict[str, Any], force: bool) -> List[Dict[str, Any]]:
-    """Rows of an earlier measurement of this name.
-
-    Raises:
-        InputError: when that was made with other settings.
-    """
-    earlier = None if force else report.earlier()
-    if earlier is None:
-        return []
-    if earlier.get("settings") != settings:
-        raise InputError(
-            f"{report.paths()[0]} was measured with {earlier.get('settings')}, not with {settings}. Use --name for "
-            f"another result, or --force to replace it."
-        )
-    return next(table["rows"] for table in earlier["tables"] if table["title"] == "Trainings")
 
 
 def measure(options: Options, run: Run) -> Optional[Dict[str, Any]]:
@@ -145,7 +120,9 @@ def pairs_of(rows: List[Dict[str, Any]], case: str, options: Options) -> List[Tu
     """Rows without and with textures of the same case and seed."""
     pairs = []
     for seed in sorted({row["seed"] for row in rows if row["case"] == case}):
-        plain, textured = (find(rows, Run(case, method, seed)) for method in (options.plain, options.textured))
+        plain, textured = (
+            find_row(rows, case=case, method=method, seed=seed) for method in (options.plain, options.textured)
+        )
         if plain is not None and textured is not None:
             pairs.append((plain, textured))
     return pairs

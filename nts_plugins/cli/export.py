@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nts export``: a trained scene as files that draw without nerfstudio."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Tuple
 
@@ -92,7 +92,7 @@ class Export:
             raise InputError(f"--camera is {self.camera}; the {len(cameras)} training views count from 0.")
         camera = cameras[self.camera or 0 : (self.camera or 0) + 1]
         if self.time is not None or self.camera is None:
-            camera.times = torch.tensor([[self.time or 0.0]])
+            camera = replace(camera, times=torch.tensor([[self.time or 0.0]]))
         return camera
 
     def _textures(self, pipeline: Any, params: "Dict[str, Tensor]") -> "Tuple[Optional[Textures], Optional[str]]":

@@ -14,7 +14,6 @@ from typing import Any, Dict, List, Optional
 import torch
 from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
-from torch import Tensor
 
 from nts_plugins.errors import InputError
 
@@ -39,7 +38,7 @@ def with_times(outputs: DataparserOutputs, transforms: Optional[Path] = None) ->
     # nerfstudio puts smaller pictures, of the same names, in folders of their own.
     by_name = {path.name: time for path, time in times.items()}
     chosen = [times.get(Path(path), by_name[Path(path).name]) for path in outputs.image_filenames]
-    return replace(outputs, cameras=at_times(outputs.cameras, torch.tensor(chosen)))
+    return replace(outputs, cameras=replace(outputs.cameras, times=torch.tensor(chosen)[:, None]))
 
 
 def read_times(transforms: Path) -> Optional[Dict[Path, float]]:
@@ -83,23 +82,6 @@ def _check_range(cameras: Cameras, names: List[Path]) -> None:
             raise InputError(
                 f"The time of {name} is {time:g}; it must lie in [0, 1], from the first moment to the last."
             )
-
-
-def at_times(cameras: Cameras, times: Tensor) -> Cameras:
-    """N cameras at the times [N]."""
-    return Cameras(
-        camera_to_worlds=cameras.camera_to_worlds,
-        fx=cameras.fx,
-        fy=cameras.fy,
-        cx=cameras.cx,
-        cy=cameras.cy,
-        width=cameras.width,
-        height=cameras.height,
-        distortion_params=cameras.distortion_params,
-        camera_type=cameras.camera_type,
-        times=times.reshape(-1, 1).to(cameras.camera_to_worlds),
-        metadata=cameras.metadata,
-    )
 
 
 def moments(cameras: Cameras) -> int:

@@ -81,5 +81,5 @@ def test_finished_trainings_are_not_measured_again(commands: FakeCommands, tmp_p
     commands.calls = []
     surfaces.main(options(tmp_path))
     assert [call[1] for call in commands.calls if call[0] == "ns-train"] == ["splat", "splat-surface"]
-    with pytest.raises(InputError, match="other settings"):
+    with pytest.raises(InputError, match="was measured with"):
         surfaces.main(options(tmp_path, voxel=0.1))

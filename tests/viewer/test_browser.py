@@ -130,3 +130,5 @@ def test_the_time_slider_moves_the_scene(chromium: str, tmp_path: Path) -> None:
             keep(page, "time_1")
             page.slide("Time", "Home")
             page.settled(lambda now: difference(now, first) < 0.005, "the first moment to come back")
+            assert page.errors == []
+        served.assert_healthy()
