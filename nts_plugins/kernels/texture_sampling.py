@@ -1,24 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the local textures of splats, and the way back; see ``rasterization.textures`` for what they are.
 
-Where a block's rays meet a splat is found for all pixels at once. Texels are then read pixel by pixel: neighbouring
-pixels read other texels, and the four channels, along both axes of a plane, fill the lanes just as well.
+Where a block's rays meet a splat is found for all pixels at once. Planes that are products of interpolated vectors are
+read for all pixels at once too: what a texel weighs in each pixel is a vector, zero for most of them, and interpolating
+is a sum over all texels of an axis. There are so few that this costs less than picking two for every pixel. Planes of
+tanh are in ``texture_tanh``.
 """
 
 import numpy as np
 
 from nts_plugins.kernels.vector_math import (
+    absolute,
+    any_lane,
     fma,
-    hyperbolic_tangent_of,
     maximum,
     minimum,
     round_down,
     select,
-    sum_lanes,
     sum_lanes_of_eight,
-    to_int,
 )
-from nts_plugins.kernels.vector_shapes import first_half, join, second_half
+from nts_plugins.kernels.vector_shapes import first_half, second_half
 from nts_plugins.kernels.vectors import LANES, at, broadcast, inlined, load, splat, store
 
 # Columns of ``rasterization.textures.splat_rays``: how rays meet a splat, d x w / d.d.
@@ -29,16 +30,12 @@ LOCAL_RAYS = 20
 
 TEXEL = 8
 """Floats of a texel of an axis: four channels as the first axis of a plane, four as the second."""
-WIDE = 16
-"""Lanes of a tanh: four channels of four texels."""
+OUTSIDE = -2.0
+"""The place of pixels beyond the ends of an axis: too far from every texel to read any."""
 
-# Where a block's pixels lie in a texture: for each axis the weights of the lower and of the upper texel, and (int32)
-# the lower texel.
-LOW, HIGH = 0, 3 * LANES
-PLACES = 6 * LANES
-TEXELS = 3 * LANES
-AXES = 3 * TEXEL * LANES
-"""Floats of a block's interpolated vectors, pixel by pixel."""
+AXES = (3 + 3 * TEXEL) * LANES
+"""Floats that the gradient needs of a block's pixels and a texture: the places on the three axes, then both
+interpolated vectors of each of them."""
 
 _F = np.float32
 
@@ -72,248 +69,179 @@ def from_ray(rays, k, x, y):
 
 
 @inlined
-def place_on_axis(p, axis, scale, middle, last, weights, texels, n):
-    """Between which texels of an axis the points p lie; weights are 0 outside."""
-    zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
+def place_on_axis(p, scale, middle, last):
+    """Where the points p lie on an axis, in texels."""
     place = fma(p, scale, middle)
     # A sum of squares that overflowed leaves NaN, which no comparison lets in.
-    inside = (place >= zero) & (place <= last)
-    low = minimum(maximum(round_down(place), zero), last - one)
-    high = place - low
-    store(weights, n * PLACES + LOW + axis * LANES, select(inside, one - high, zero))
-    store(weights, n * PLACES + HIGH + axis * LANES, select(inside, high, zero))
-    store(texels, n * TEXELS + axis * LANES, to_int(low))
+    return select((place >= splat(_F(0), LANES)) & (place <= last), place, splat(_F(OUTSIDE), LANES))
 
 
 @inlined
-def place_in_texture(rays, k, x, y, resolution, weights, texels, n):
-    """Where the rays of the pixels x, y meet a splat's texture.
-
-    ``weights`` gets those of the lower and the upper texel on each axis, ``texels`` int32 the lower one, both as the
-    n-th of their kind.
-    """
+def places_in_texture(rays, k, x, y, resolution):
+    """Where the rays of the pixels x, y meet a splat's texture: the place on each axis, in texels."""
     x, y = x - broadcast(rays, k + MEAN_X, LANES), y - broadcast(rays, k + MEAN_Y, LANES)
     dx, dy, dz, wx, wy, wz = from_ray(rays, k, x, y)
     per_square = splat(_F(1), LANES) / fma(dx, dx, fma(dy, dy, dz * dz))
     last = splat(_F(resolution - 1), LANES)
     scale, middle = last * splat(_F(1.0 / 6.0), LANES) * per_square, last * splat(_F(0.5), LANES)
-    place_on_axis(dy * wz - dz * wy, 0, scale, middle, last, weights, texels, n)
-    place_on_axis(dz * wx - dx * wz, 1, scale, middle, last, weights, texels, n)
-    place_on_axis(dx * wy - dy * wx, 2, scale, middle, last, weights, texels, n)
+    return (
+        place_on_axis(dy * wz - dz * wy, scale, middle, last),
+        place_on_axis(dz * wx - dx * wz, scale, middle, last),
+        place_on_axis(dx * wy - dy * wx, scale, middle, last),
+    )
 
 
 @inlined
-def lerp_axis(vectors, base, axis, lane, n, weights, texels):
-    """Both vectors of an axis [8], interpolated at a pixel."""
-    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
-    low = load(vectors, o, TEXEL) * broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL)
-    return fma(load(vectors, o + TEXEL, TEXEL), broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL), low)
+def read_axis(vectors, base, resolution, place):
+    """Both vectors of an axis, eight numbers, interpolated at each pixel's place."""
+    zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
+    v0, v1, v2, v3, v4, v5, v6, v7 = zero, zero, zero, zero, zero, zero, zero, zero
+    for t in range(resolution):
+        weight, o = maximum(one - absolute(place - splat(_F(t), LANES)), zero), base + t * TEXEL
+        v0, v1 = fma(weight, broadcast(vectors, o, LANES), v0), fma(weight, broadcast(vectors, o + 1, LANES), v1)
+        v2, v3 = fma(weight, broadcast(vectors, o + 2, LANES), v2), fma(weight, broadcast(vectors, o + 3, LANES), v3)
+        v4, v5 = fma(weight, broadcast(vectors, o + 4, LANES), v4), fma(weight, broadcast(vectors, o + 5, LANES), v5)
+        v6, v7 = fma(weight, broadcast(vectors, o + 6, LANES), v6), fma(weight, broadcast(vectors, o + 7, LANES), v7)
+    return v0, v1, v2, v3, v4, v5, v6, v7
 
 
 @inlined
-def sample_products(vectors, base, resolution, lane, n, weights, texels, planes, p, axes, keep):
-    """[4] the texture at a pixel, without amplitudes; planes are products of interpolated vectors, which ``axes`` may
-    ``keep`` for the gradient, as the n-th [AXES]."""
-    step = resolution * TEXEL
-    x = lerp_axis(vectors, base, 0, lane, n, weights, texels)
-    y = lerp_axis(vectors, base + step, 1, lane, n, weights, texels)
-    z = lerp_axis(vectors, base + 2 * step, 2, lane, n, weights, texels)
+def keep_axis(axes, o, v0, v1, v2, v3, v4, v5, v6, v7):
+    store(axes, o, v0)
+    store(axes, o + LANES, v1)
+    store(axes, o + 2 * LANES, v2)
+    store(axes, o + 3 * LANES, v3)
+    store(axes, o + 4 * LANES, v4)
+    store(axes, o + 5 * LANES, v5)
+    store(axes, o + 6 * LANES, v6)
+    store(axes, o + 7 * LANES, v7)
+
+
+@inlined
+def sample_products(vectors, base, resolution, px, py, pz, planes, p, axes, n, keep):
+    """The texture's four channels at each pixel, without amplitudes; planes are products of interpolated vectors, which
+    ``axes`` may ``keep`` for the gradient, as the n-th [AXES]."""
+    step, o = resolution * TEXEL, n * AXES
+    x0, x1, x2, x3, x4, x5, x6, x7 = read_axis(vectors, base, resolution, px)
+    y0, y1, y2, y3, y4, y5, y6, y7 = read_axis(vectors, base + step, resolution, py)
+    z0, z1, z2, z3, z4, z5, z6, z7 = read_axis(vectors, base + 2 * step, resolution, pz)
     if keep:
-        o = (n * LANES + lane) * 3 * TEXEL
-        store(axes, o, x)
-        store(axes, o + TEXEL, y)
-        store(axes, o + 2 * TEXEL, z)
-    total = first_half(x) * second_half(y) * broadcast(planes, p, 4)
-    total = fma(first_half(y) * second_half(z), broadcast(planes, p + 1, 4), total)
-    return fma(first_half(z) * second_half(x), broadcast(planes, p + 2, 4), total)
-
-
-@inlined
-def add_to_axis(grads, base, axis, lane, n, weights, texels, grad):
-    """Share out the gradient [8] of an axis' interpolated vectors to its two texels."""
-    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
-    low, high = (
-        broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL),
-        broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL),
+        store(axes, o, px)
+        store(axes, o + LANES, py)
+        store(axes, o + 2 * LANES, pz)
+        keep_axis(axes, o + 3 * LANES, x0, x1, x2, x3, x4, x5, x6, x7)
+        keep_axis(axes, o + 11 * LANES, y0, y1, y2, y3, y4, y5, y6, y7)
+        keep_axis(axes, o + 19 * LANES, z0, z1, z2, z3, z4, z5, z6, z7)
+    xy, yz, zx = broadcast(planes, p, LANES), broadcast(planes, p + 1, LANES), broadcast(planes, p + 2, LANES)
+    return (
+        fma(x0 * y4, xy, fma(y0 * z4, yz, z0 * x4 * zx)),
+        fma(x1 * y5, xy, fma(y1 * z5, yz, z1 * x5 * zx)),
+        fma(x2 * y6, xy, fma(y2 * z6, yz, z2 * x6 * zx)),
+        fma(x3 * y7, xy, fma(y3 * z7, yz, z3 * x7 * zx)),
     )
-    store(grads, o, fma(grad, low, load(grads, o, TEXEL)))
-    store(grads, o + TEXEL, fma(grad, high, load(grads, o + TEXEL, TEXEL)))
+
+
+def _weighted_16(a, weight):
+    return fma(second_half(a), second_half(weight), first_half(a) * first_half(weight))
+
+
+def _weighted_8(a, weight):
+    return a * weight
+
+
+weighted = inlined(_weighted_16 if LANES == 16 else _weighted_8)
+"""a times its weights, as eight lanes of the same sum: folding sixteen costs as much as multiplying them."""
 
 
 @inlined
-def slope_of_axis(vectors, base, axis, lane, n, weights, texels, grad):
-    """The gradient of the place on an axis, in texels."""
-    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
-    inside = weights[at(n * PLACES + LOW + axis * LANES + lane)] + weights[at(n * PLACES + HIGH + axis * LANES + lane)]
-    return inside * sum_lanes(grad * (load(vectors, o + TEXEL, TEXEL) - load(vectors, o, TEXEL)))
-
-
-# --- tanh of every texel -------------------------------------------------------------------------------------------
-
-
-@inlined
-def four_times(a):
-    return join(join(a, a), join(a, a))
-
-
-hyperbolic_tangent = hyperbolic_tangent_of(WIDE)
-
-
-@inlined
-def first_ends(vectors, base, step, axis, lane, n, texels):
-    """[WIDE] the two texels of an axis as the first one of a plane: lower, lower, upper, upper."""
-    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
-    low, high = load(vectors, o, 4), load(vectors, o + TEXEL, 4)
-    return join(join(low, low), join(high, high))
-
-
-@inlined
-def second_ends(vectors, base, step, axis, lane, n, texels):
-    """[WIDE] the two texels of an axis as the second one of a plane: lower, upper, lower, upper."""
-    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL + 4
-    pair = join(load(vectors, o, 4), load(vectors, o + TEXEL, 4))
-    return join(pair, pair)
-
-
-@inlined
-def corner_weights(axis, after, lane, n, weights):
-    """[WIDE] the bilinear weights of the four texels around a pixel's place in a plane."""
-    low = join(
-        broadcast(weights, n * PLACES + LOW + axis * LANES + lane, TEXEL),
-        broadcast(weights, n * PLACES + HIGH + axis * LANES + lane, TEXEL),
-    )
-    pair = join(
-        broadcast(weights, n * PLACES + LOW + after * LANES + lane, 4),
-        broadcast(weights, n * PLACES + HIGH + after * LANES + lane, 4),
-    )
-    return low * join(pair, pair)
-
-
-@inlined
-def sum_corners(a):
-    """[4] the sum over four texels of [WIDE] lanes."""
-    pair = first_half(a) + second_half(a)
-    return first_half(pair) + second_half(pair)
-
-
-@inlined
-def sample_tanh(vectors, base, resolution, lane, n, weights, texels, planes, p, constants):
-    """[4] the texture at a pixel, without amplitudes; planes are tanh of products, then interpolated."""
-    step, total = resolution * TEXEL, splat(_F(0), 4)
-    for axis in range(3):
-        after = axis + 1 if axis < 2 else 0
-        product = first_ends(vectors, base, step, axis, lane, n, texels) * second_ends(
-            vectors, base, step, after, lane, n, texels
-        )
-        plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, n, weights)
-        total = fma(sum_corners(plane), broadcast(planes, p + axis, 4), total)
-    return total
-
-
-def tanh_constants(power_table: np.ndarray) -> np.ndarray:
-    """What :func:`hyperbolic_tangent` reads, from ``vector_math.power_table``, in as many lanes as it has."""
-    return np.repeat(power_table[::LANES], WIDE)
-
-
-# --- the way back --------------------------------------------------------------------------------------------------
+def pull_axis(vectors, base, resolution, place, grads, to, moves, g0, g1, g2, g3, g4, g5, g6, g7):
+    """The gradient of :func:`read_axis`: adds those of the texels to ``grads`` from ``to`` on, and returns that of the
+    place, in texels, where the point ``moves``."""
+    zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
+    low, slope = minimum(round_down(place), splat(_F(resolution - 2), LANES)), zero
+    for t in range(resolution):
+        texel = splat(_F(t), LANES)
+        lower, upper = low == texel, low == texel - one
+        if any_lane(lower | upper):
+            weight, o = maximum(one - absolute(place - texel), zero), to + t * TEXEL
+            sums = sum_lanes_of_eight(
+                weighted(g0, weight), weighted(g1, weight), weighted(g2, weight), weighted(g3, weight),
+                weighted(g4, weight), weighted(g5, weight), weighted(g6, weight), weighted(g7, weight),
+            )  # fmt: skip
+            store(grads, o, load(grads, o, TEXEL) + sums)
+            if moves:
+                o = base + t * TEXEL
+                even = fma(g0, broadcast(vectors, o, LANES), g2 * broadcast(vectors, o + 2, LANES))
+                odd = fma(g1, broadcast(vectors, o + 1, LANES), g3 * broadcast(vectors, o + 3, LANES))
+                even = fma(g4, broadcast(vectors, o + 4, LANES), even)
+                odd = fma(g5, broadcast(vectors, o + 5, LANES), odd)
+                even = fma(g6, broadcast(vectors, o + 6, LANES), even)
+                here = even + fma(g7, broadcast(vectors, o + 7, LANES), odd)
+                slope = slope + select(upper, here, select(lower, zero - here, zero))
+    return slope
 
 
 @inlined
 def pull_products(
-    vectors, base, resolution, lane, n, weights, texels, planes, p, axes, grad, grads, place, slopes, moves, s0, s1, s2
+    vectors, base, resolution, planes, p, axes, n, red, green, blue, opacity, grads, place, slopes, moves
 ):  # fmt: skip
     """The gradient of :func:`sample_products`.
 
-    Adds those of texels to ``grads`` from ``place`` on, writes those of the place on each axis, in texels, to
-    ``slopes`` where the point ``moves``, and returns [4] each of s0, s1, s2 with those of the planes' weights added.
+    Adds those of texels to ``grads`` from ``place`` on, writes those of the place on each axis to ``slopes`` where the
+    point ``moves``, and returns those of the planes' weights, pixel by pixel.
     """
-    step = resolution * TEXEL
-    o = (n * LANES + lane) * 3 * TEXEL
-    x, y, z = load(axes, o, TEXEL), load(axes, o + TEXEL, TEXEL), load(axes, o + 2 * TEXEL, TEXEL)
-    x0, x1, y0, y1 = first_half(x), second_half(x), first_half(y), second_half(y)
-    z0, z1 = first_half(z), second_half(z)
-    xy, yz = grad * broadcast(planes, p, 4), grad * broadcast(planes, p + 1, 4)
-    zx = grad * broadcast(planes, p + 2, 4)
-    grad_x, grad_y, grad_z = join(xy * y1, zx * z0), join(yz * z1, xy * x0), join(zx * x1, yz * y0)
-    add_to_axis(grads, place, 0, lane, n, weights, texels, grad_x)
-    add_to_axis(grads, place + step, 1, lane, n, weights, texels, grad_y)
-    add_to_axis(grads, place + 2 * step, 2, lane, n, weights, texels, grad_z)
-    if moves:
-        slopes[at(lane)] = slope_of_axis(vectors, base, 0, lane, n, weights, texels, grad_x)
-        slopes[at(LANES + lane)] = slope_of_axis(vectors, base + step, 1, lane, n, weights, texels, grad_y)
-        slopes[at(2 * LANES + lane)] = slope_of_axis(vectors, base + 2 * step, 2, lane, n, weights, texels, grad_z)
-    return fma(grad, x0 * y1, s0), fma(grad, y0 * z1, s1), fma(grad, z0 * x1, s2)
+    step, o = resolution * TEXEL, n * AXES
+    x, y, z = o + 3 * LANES, o + 11 * LANES, o + 19 * LANES
+    xy, yz, zx = broadcast(planes, p, LANES), broadcast(planes, p + 1, LANES), broadcast(planes, p + 2, LANES)
+    # Plane xy is the product of the first vector of x and the second of y, and so on around.
+    red_xy, green_xy, blue_xy, opacity_xy = red * xy, green * xy, blue * xy, opacity * xy
+    red_yz, green_yz, blue_yz, opacity_yz = red * yz, green * yz, blue * yz, opacity * yz
+    red_zx, green_zx, blue_zx, opacity_zx = red * zx, green * zx, blue * zx, opacity * zx
+    x0, x1, x2, x3 = four_kept(axes, x)
+    y4, y5, y6, y7 = four_kept(axes, y + 4 * LANES)
+    of_xy = fma(red * x0, y4, fma(green * x1, y5, fma(blue * x2, y6, opacity * x3 * y7)))
+    z0, z1, z2, z3 = four_kept(axes, z)
+    slope = pull_axis(
+        vectors, base, resolution, load(axes, o, LANES), grads, place, moves,
+        red_xy * y4, green_xy * y5, blue_xy * y6, opacity_xy * y7,
+        red_zx * z0, green_zx * z1, blue_zx * z2, opacity_zx * z3,
+    )  # fmt: skip
+    store(slopes, 0, slope)
+    z4, z5, z6, z7 = four_kept(axes, z + 4 * LANES)
+    y0, y1, y2, y3 = four_kept(axes, y)
+    of_yz = fma(red * y0, z4, fma(green * y1, z5, fma(blue * y2, z6, opacity * y3 * z7)))
+    slope = pull_axis(
+        vectors, base + step, resolution, load(axes, o + LANES, LANES), grads, place + step, moves,
+        red_yz * z4, green_yz * z5, blue_yz * z6, opacity_yz * z7,
+        red_xy * x0, green_xy * x1, blue_xy * x2, opacity_xy * x3,
+    )  # fmt: skip
+    store(slopes, LANES, slope)
+    x4, x5, x6, x7 = four_kept(axes, x + 4 * LANES)
+    of_zx = fma(red * z0, x4, fma(green * z1, x5, fma(blue * z2, x6, opacity * z3 * x7)))
+    slope = pull_axis(
+        vectors, base + 2 * step, resolution, load(axes, o + 2 * LANES, LANES), grads, place + 2 * step, moves,
+        red_zx * x4, green_zx * x5, blue_zx * x6, opacity_zx * x7,
+        red_yz * y0, green_yz * y1, blue_yz * y2, opacity_yz * y3,
+    )  # fmt: skip
+    store(slopes, 2 * LANES, slope)
+    return of_xy, of_yz, of_zx
 
 
 @inlined
-def add_four(grads, o, grad):
-    store(grads, o, load(grads, o, 4) + grad)
-
-
-@inlined
-def pull_tanh_plane(
-    vectors, base, step, axis, after, lane, n, weights, texels, weight, grad, grads, place, slopes, moves, constants
-):  # fmt: skip
-    """One plane's part of the gradient of :func:`sample_tanh`; returns [4] that of the plane's weight."""
-    first = first_ends(vectors, base, step, axis, lane, n, texels)
-    second = second_ends(vectors, base, step, after, lane, n, texels)
-    plane = hyperbolic_tangent(first * second, constants)
-    corners, one = corner_weights(axis, after, lane, n, weights), splat(_F(1), WIDE)
-    grad_product = four_times(grad * weight) * corners * (one - plane * plane)
-    grad_first, grad_second = grad_product * second, grad_product * first
-    o = place + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
-    low, high = first_half(grad_first), second_half(grad_first)
-    add_four(grads, o, first_half(low) + second_half(low))
-    add_four(grads, o + TEXEL, first_half(high) + second_half(high))
-    o = place + after * step + np.int64(texels[at(n * TEXELS + after * LANES + lane)]) * TEXEL + 4
-    pair = first_half(grad_second) + second_half(grad_second)
-    add_four(grads, o, first_half(pair))
-    add_four(grads, o + TEXEL, second_half(pair))
-    if moves:
-        up, down = second_half(plane), first_half(plane)
-        low_a, high_a = (
-            weights[at(n * PLACES + LOW + axis * LANES + lane)],
-            weights[at(n * PLACES + HIGH + axis * LANES + lane)],
-        )
-        low_b, high_b = (
-            weights[at(n * PLACES + LOW + after * LANES + lane)],
-            weights[at(n * PLACES + HIGH + after * LANES + lane)],
-        )
-        scaled = grad * weight
-        along = (up - down) * join(splat(low_b, 4), splat(high_b, 4))
-        slope = (low_a + high_a) * sum_lanes(scaled * (first_half(along) + second_half(along)))
-        slopes[at(axis * LANES + lane)] += slope
-        across = down * splat(low_a, TEXEL) + up * splat(high_a, TEXEL)
-        slope = (low_b + high_b) * sum_lanes(scaled * (second_half(across) - first_half(across)))
-        slopes[at(after * LANES + lane)] += slope
-    return grad * sum_corners(plane * corners)
-
-
-@inlined
-def pull_tanh(
-    vectors, base, resolution, lane, n, weights, texels, planes, p, grad, grads, place, slopes, moves, constants,
-    s0, s1, s2,
-):  # fmt: skip
-    """The gradient of :func:`sample_tanh`, as :func:`pull_products`; adds to ``slopes``."""
-    step = resolution * TEXEL
-    xy = pull_tanh_plane(
-        vectors, base, step, 0, 1, lane, n, weights, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
-        constants,
-    )  # fmt: skip
-    yz = pull_tanh_plane(
-        vectors, base, step, 1, 2, lane, n, weights, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
-        moves, constants,
-    )  # fmt: skip
-    zx = pull_tanh_plane(
-        vectors, base, step, 2, 0, lane, n, weights, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
-        moves, constants,
-    )  # fmt: skip
-    return s0 + xy, s1 + yz, s2 + zx
+def four_kept(axes, o):
+    """Four vectors from ``o`` on."""
+    return (
+        load(axes, o, LANES),
+        load(axes, o + LANES, LANES),
+        load(axes, o + 2 * LANES, LANES),
+        load(axes, o + 3 * LANES, LANES),
+    )
 
 
 @inlined
 def add_ray_gradients(rays, k, x, y, slopes, resolution, grads, place):
-    """Add what the gradients ``slopes`` [3 * LANES] of a block's places mean to a splat's rays, see :data:`RAYS`."""
+    """Add what the gradients ``slopes`` [3 * LANES] of a block's places mean to a splat's rays, see :data:`RAYS`; that
+    of the last column is returned instead, pixel by pixel."""
     zero, per_sigma = splat(_F(0), LANES), splat(_F((resolution - 1) / 6.0), LANES)
     x, y = x - broadcast(rays, k + MEAN_X, LANES), y - broadcast(rays, k + MEAN_Y, LANES)
     dx, dy, dz, wx, wy, wz = from_ray(rays, k, x, y)
@@ -340,4 +268,4 @@ def add_ray_gradients(rays, k, x, y, slopes, resolution, grads, place):
     store(grads, place, load(grads, place, 8) + sums)
     sums = sum_lanes_of_eight(cx, cy, cz, gx * x, gy * x, gz * x, gx * y, gy * y)
     store(grads, place + 8, load(grads, place + 8, 8) + sums)
-    grads[at(place + 16)] += sum_lanes(gz * y)
+    return gz * y

@@ -13,16 +13,8 @@ from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, peaks, 
 from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors
-from nts_plugins.kernels.texture_sampling import (
-    LOCAL_RAYS,
-    PLACES,
-    TEXEL,
-    TEXELS,
-    gather_rays,
-    place_in_texture,
-    sample_products,
-    sample_tanh,
-)
+from nts_plugins.kernels.texture_sampling import LOCAL_RAYS, TEXEL, gather_rays, places_in_texture, sample_products
+from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, find_corners, sample_tanh
 from nts_plugins.kernels.tiles import (
     BLOCKS,
     LOCAL,
@@ -61,14 +53,14 @@ def _weights_kernel(tanh: bool, keep: bool):
     @helper
     def textured_weights(
         local, start, members, first, count, pixel, xs, ys, left, constants, rows, local_rays, vectors, planes,
-        amplitudes, resolution, tanh_constants, places, texels, axes, shown, values, stride, sums, base, weights,
+        amplitudes, resolution, tanh_constants, corners, texels, axes, shown, values, stride, sums, base, weights,
         picked, trace,
     ):  # fmt: skip
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
         through = load(left, pixel, LANES)
         zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
         cap, faintest = load(constants, CAP, LANES), load(constants, FAINTEST, LANES)
-        stop, gains = load(constants, STOP, LANES), load(amplitudes, 0, 4)
+        stop = load(constants, STOP, LANES)
         n = 0
         for i in range(count):
             j = np.int64(members[at(first + i)])
@@ -76,24 +68,30 @@ def _weights_kernel(tanh: bool, keep: bool):
             strength, seen, row = peak, peak >= faintest, np.int64(rows[at(j)])
             bits = mask_bits(seen & (through > zero))
             textured = row >= 0 and bits != 0
+            red, green, blue = zero, zero, zero
             if textured:
                 # The gradient needs them once more, for each contributor.
                 kept = n if keep else 0
-                place_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution, places, texels, kept)
+                px, py, pz = places_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution)
                 texture = row * 3 * resolution * TEXEL
-                while bits != 0:
-                    lane = trailing_zeros(bits)
-                    bits &= bits - 1
-                    if tanh:
+                if tanh:
+                    find_corners(px, py, pz, resolution, corners, texels, kept)
+                    while bits != 0:
+                        lane = trailing_zeros(bits)
+                        bits &= bits - 1
                         found = sample_tanh(
-                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, tanh_constants
+                            vectors, texture, resolution, lane, kept, corners, texels, planes, row * 3, tanh_constants
                         )
-                    else:
-                        found = sample_products(
-                            vectors, texture, resolution, lane, kept, places, texels, planes, row * 3, axes, keep
-                        )
-                    store(shown, lane * 4, found * gains)
-                strength = peak + load_every_fourth(shown, 0, 3, LANES)
+                        store(shown, lane * 4, found)
+                    red, green = load_every_fourth(shown, 0, 0, LANES), load_every_fourth(shown, 0, 1, LANES)
+                    blue, opacity = load_every_fourth(shown, 0, 2, LANES), load_every_fourth(shown, 0, 3, LANES)
+                else:
+                    red, green, blue, opacity = sample_products(
+                        vectors, texture, resolution, px, py, pz, planes, row * 3, axes, kept, keep
+                    )
+                red, green = red * broadcast(amplitudes, 0, LANES), green * broadcast(amplitudes, 1, LANES)
+                blue = blue * broadcast(amplitudes, 2, LANES)
+                strength = fma(opacity, broadcast(amplitudes, 3, LANES), peak)
             alpha = minimum(strength, cap)
             after = through * (one - alpha)
             seen = seen & (alpha >= faintest)
@@ -106,17 +104,13 @@ def _weights_kernel(tanh: bool, keep: bool):
                 store(trace, (n * TRACE + STRENGTH) * LANES, strength)
             if textured:
                 if keep:
-                    store(trace, (n * TRACE + SHOWN) * LANES, load_every_fourth(shown, 0, 0, LANES))
-                    store(trace, (n * TRACE + SHOWN + 1) * LANES, load_every_fourth(shown, 0, 1, LANES))
-                    store(trace, (n * TRACE + SHOWN + 2) * LANES, load_every_fourth(shown, 0, 2, LANES))
+                    store(trace, (n * TRACE + SHOWN) * LANES, red)
+                    store(trace, (n * TRACE + SHOWN + 1) * LANES, green)
+                    store(trace, (n * TRACE + SHOWN + 2) * LANES, blue)
                 else:
-                    add_residual(values, j * stride, weight, load_every_fourth(shown, 0, 0, LANES), sums, base)
-                    add_residual(
-                        values, j * stride + 1, weight, load_every_fourth(shown, 0, 1, LANES), sums, base + LANES
-                    )
-                    add_residual(
-                        values, j * stride + 2, weight, load_every_fourth(shown, 0, 2, LANES), sums, base + 2 * LANES
-                    )
+                    add_residual(values, j * stride, weight, red, sums, base)
+                    add_residual(values, j * stride + 1, weight, green, sums, base + LANES)
+                    add_residual(values, j * stride + 2, weight, blue, sums, base + 2 * LANES)
             picked[at(n)] = j
             through = select(adds, after, select(seen, zero - absolute(through), through))
             if any_lane(adds):
@@ -144,7 +138,8 @@ every texel, and with it."""
 
 plain_trace, tanh_trace = (_weights_kernel(tanh, keep=True) for tanh in (False, True))
 """The same for gradients: instead of adding residuals they fill, for each contributor, ``trace`` [TRACE * LANES],
-``places`` [PLACES], ``texels`` [TEXELS] and, without tanh, ``axes`` [AXES]; all with room for one contributor more."""
+``axes`` [AXES] without tanh, ``corners`` [CORNERS] and ``texels`` [TEXELS] with it; all with room for one contributor
+more."""
 
 
 def _forward_kernel(textured_weights):
@@ -157,7 +152,7 @@ def _forward_kernel(textured_weights):
         local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
         rows, local_rays = np.empty(BATCH, np.int32), np.empty(BATCH * LOCAL_RAYS, _F)
         xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-        places, texels, shown = np.empty(PLACES, _F), np.empty(TEXELS, np.int32), np.zeros(4 * LANES, _F)
+        corners, texels, shown = np.empty(CORNERS, _F), np.empty(TEXELS, np.int32), np.zeros(4 * LANES, _F)
         sums = np.empty(PIXELS * stride, _F)
         weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
         sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
@@ -181,7 +176,7 @@ def _forward_kernel(textured_weights):
                         continue
                     n, unfinished[b] = textured_weights(
                         local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, rows,
-                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, places, texels, unused,
+                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, unused,
                         shown, local_values, stride, sums, b * LANES * stride, weights, picked, unused,
                     )  # fmt: skip
                     if n > 0:
@@ -206,5 +201,5 @@ Args, beside those of ``composite.composite_forward`` (the first three channels 
     planes: [M * 3] weights of the planes.
     amplitudes: [4] factors on what is read.
     resolution: texels on an axis.
-    tanh_constants: from ``texture_sampling.tanh_constants``.
+    tanh_constants: from ``texture_tanh.tanh_constants``.
 """

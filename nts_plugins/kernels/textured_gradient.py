@@ -17,17 +17,8 @@ from nts_plugins.kernels.composite_gradient import (
 )
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
-from nts_plugins.kernels.texture_sampling import (
-    AXES,
-    LOCAL_RAYS,
-    PLACES,
-    RAYS,
-    TEXEL,
-    TEXELS,
-    add_ray_gradients,
-    pull_products,
-    pull_tanh,
-)
+from nts_plugins.kernels.texture_sampling import AXES, LOCAL_RAYS, RAYS, TEXEL, add_ray_gradients, pull_products
+from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, pull_tanh
 from nts_plugins.kernels.textured import (
     BEFORE,
     PEAK,
@@ -39,20 +30,28 @@ from nts_plugins.kernels.textured import (
     tanh_trace,
 )
 from nts_plugins.kernels.tiles import BLOCKS, LOCAL, PIXELS, SPLAT
-from nts_plugins.kernels.vector_math import any_lane, fma, minimum, select, sum_lanes, trailing_zeros
-from nts_plugins.kernels.vector_shapes import mask_bits, store_interleaved
+from nts_plugins.kernels.vector_math import (
+    any_lane,
+    fma,
+    minimum,
+    select,
+    sum_lanes,
+    sum_lanes_of_eight,
+    trailing_zeros,
+)
+from nts_plugins.kernels.vector_shapes import first_half, mask_bits, store_interleaved
 from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
 
-PLANES = 12
-"""Floats after those of the texels in a texture's record: four channels of the gradient of each plane's weight."""
+PLANES = RAYS
+"""Where the gradients of the three planes' weights stand in a texture's record, behind those of its rays."""
 
 _F = np.float32
 
 
 @helper
 def texture_record(resolution):
-    """Floats of a texture's record: texels, weights of planes, rays (rounded up)."""
-    return 3 * resolution * TEXEL + PLANES + LOCAL_RAYS
+    """Floats of a texture's record: texels, rays, weights of planes."""
+    return 3 * resolution * TEXEL + RAYS + 3
 
 
 @helper
@@ -87,12 +86,12 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
     @helper
     def pull_block(
         weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, x_pixel, xs, ys, vectors,
-        planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes, values, stride,
+        planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, slopes, values, stride,
         record_places, records, grad_values, wide,
     ):  # fmt: skip
         zero, one, cap = splat(_F(0), LANES), splat(_F(1), LANES), load(constants, CAP, LANES)
         x, y = load(xs, x_pixel, LANES), load(ys, x_pixel, LANES)
-        rest, gains = load(behind, 0, LANES), load(amplitudes, 0, 4)
+        rest = load(behind, 0, LANES)
         red, green, blue = (
             load(by_channel, 0, LANES),
             load(by_channel, LANES, LANES),
@@ -132,37 +131,46 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
             rest = fma(weight, here, rest)
             free = adds & (strength <= cap)
             store(projected, i * LANES, select(free, zero - peak * grad_alpha, zero))
-            bits = mask_bits(adds)
-            if row < 0 or bits == 0:
+            if row < 0 or not any_lane(adds):
                 continue
-            store_interleaved(shown, 0, grad_red, grad_green, grad_blue, select(free, grad_alpha, zero))
-            if moves:
-                store(slopes, 0, zero)
-                store(slopes, LANES, zero)
-                store(slopes, 2 * LANES, zero)
+            grad_red = grad_red * broadcast(amplitudes, 0, LANES)
+            grad_green = grad_green * broadcast(amplitudes, 1, LANES)
+            grad_blue = grad_blue * broadcast(amplitudes, 2, LANES)
+            grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
             texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
-            s0 = splat(_F(0), 4)
-            s1, s2 = s0, s0
-            while bits != 0:
-                lane = trailing_zeros(bits)
-                bits &= bits - 1
-                grad = load(shown, lane * 4, 4) * gains
-                if tanh:
+            of_rays = place + 3 * resolution * TEXEL
+            last = zero
+            if tanh:
+                store_interleaved(shown, 0, grad_red, grad_green, grad_blue, grad_opacity)
+                if moves:
+                    store(slopes, 0, zero)
+                    store(slopes, LANES, zero)
+                    store(slopes, 2 * LANES, zero)
+                s0 = splat(_F(0), 4)
+                s1, s2 = s0, s0
+                bits = mask_bits(adds)
+                while bits != 0:
+                    lane = trailing_zeros(bits)
+                    bits &= bits - 1
                     s0, s1, s2 = pull_tanh(
-                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, grad, records, place,
-                        slopes, moves, tanh_constants, s0, s1, s2,
+                        vectors, texture, resolution, lane, i, corners, texels, planes, row * 3,
+                        load(shown, lane * 4, 4), records, place, slopes, moves, tanh_constants, s0, s1, s2,
                     )  # fmt: skip
-                else:
-                    s0, s1, s2 = pull_products(
-                        vectors, texture, resolution, lane, i, places, texels, planes, row * 3, axes, grad, records,
-                        place, slopes, moves, s0, s1, s2,
-                    )  # fmt: skip
-            o = place + 3 * resolution * TEXEL
-            store(records, o, load(records, o, 4) + s0)
-            store(records, o + 4, load(records, o + 4, 4) + s1)
-            store(records, o + 8, load(records, o + 8, 4) + s2)
-            if moves:
-                add_ray_gradients(local_rays, j * LOCAL_RAYS, x, y, slopes, resolution, records, o + PLANES)
+                records[at(of_rays + PLANES)] += sum_lanes(s0)
+                records[at(of_rays + PLANES + 1)] += sum_lanes(s1)
+                records[at(of_rays + PLANES + 2)] += sum_lanes(s2)
+                if moves:
+                    last = add_ray_gradients(local_rays, j * LOCAL_RAYS, x, y, slopes, resolution, records, of_rays)
+                    records[at(of_rays + RAYS - 1)] += sum_lanes(last)
+            else:
+                of_xy, of_yz, of_zx = pull_products(
+                    vectors, texture, resolution, planes, row * 3, axes, i, grad_red, grad_green, grad_blue,
+                    grad_opacity, records, place, slopes, moves,
+                )  # fmt: skip
+                if moves:
+                    last = add_ray_gradients(local_rays, j * LOCAL_RAYS, x, y, slopes, resolution, records, of_rays)
+                sums = first_half(sum_lanes_of_eight(last, of_xy, of_yz, of_zx, zero, zero, zero, zero))
+                store(records, of_rays + RAYS - 1, load(records, of_rays + RAYS - 1, 4) + sums)
 
     @njit(nogil=True, cache=True)
     def textured_backward(
@@ -177,8 +185,9 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
         local_values = np.empty(capacity * stride, _F)
         rows, local_rays = np.empty(capacity, np.int32), np.empty(capacity * LOCAL_RAYS, _F)
         record_places = np.empty(most, np.int64)
-        places, texels = np.empty((capacity + 1) * PLACES, _F), np.empty((capacity + 1) * TEXELS, np.int32)
-        axes, shown = np.empty(0 if tanh else (capacity + 1) * AXES, _F), np.zeros(4 * LANES, _F)
+        kept_corners, kept_axes = (capacity + 1, 0) if tanh else (0, capacity + 1)
+        corners, texels = np.empty(kept_corners * CORNERS, _F), np.empty(kept_corners * TEXELS, np.int32)
+        axes, shown = np.empty(kept_axes * AXES, _F), np.zeros(4 * LANES, _F)
         slopes, no_sums = np.empty(3 * LANES, _F), np.empty(0, _F)
         members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
         xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
@@ -209,7 +218,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 p = b * LANES
                 n, _ = textured_trace(
                     local, start, members, b * capacity, sizes[b], p, xs, ys, left, constants, rows, local_rays,
-                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, local_values,
+                    vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, local_values,
                     stride, no_sums, 0, weights, picked, trace,
                 )  # fmt: skip
                 if n == 0:
@@ -221,7 +230,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                 project_values(local_values, picked, n, stride, by_channel, projected)
                 pull_block(
                     weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, p, xs, ys,
-                    vectors, planes, amplitudes, resolution, tanh_constants, places, texels, axes, shown, slopes,
+                    vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, slopes,
                     local_values, stride, record_places, texture_records, grad_values, wide,
                 )  # fmt: skip
                 add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
@@ -268,6 +277,6 @@ def gather_textures(share, first_record, records, resolution, grad_vectors, grad
             sum_records(records, first_record[at(i)], first_record[at(i + 1)], size, total)
             copy_floats(total, 0, grad_vectors, i * texels, texels)
             for plane in range(3):
-                grad_planes[at(i * 3 + plane)] = sum_lanes(load(total, texels + 4 * plane, 4))
+                grad_planes[at(i * 3 + plane)] = total[at(texels + PLANES + plane)]
             for c in range(RAYS):
-                grad_rays[at(i * RAYS + c)] = np.float64(total[at(texels + PLANES + c)])
+                grad_rays[at(i * RAYS + c)] = np.float64(total[at(texels + c)])

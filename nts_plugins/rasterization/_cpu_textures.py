@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import texture_sampling, textured, textured_gradient
+from nts_plugins.kernels import texture_tanh, textured, textured_gradient
 from nts_plugins.kernels.blocks import POWER_TABLE
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._cpu_projection import flat
 from nts_plugins.rasterization.textures import Textures, splat_rays
 
-_TANH = texture_sampling.tanh_constants(POWER_TABLE)
+_TANH = texture_tanh.tanh_constants(POWER_TABLE)
 
 
 class Skin(NamedTuple):
