@@ -214,7 +214,8 @@ def measure(options: Options, case: Case, data: Path, marks: List[int]) -> Dict[
     stages = [train(options, case, data, previous_mark(marks, mark), mark) for mark in marks]
     results, pictures = evaluate(options, case, marks[-1])
     width, height = Image.open(pictures[0]).size
-    save_montage(pictures, options.work / "pictures" / f"{options.name}_{case.label}_{marks[-1]}.png")
+    sheet = [Image.open(each).convert("RGB") for each in some_of(pictures)]
+    save_sheet(sheet, options.work / "pictures" / f"{options.name}_{case.label}_{marks[-1]}.png")
     row = {
         "scene": case.scene,
         "scale": case.scale,
@@ -274,8 +275,8 @@ def read_times(folder: Path, started: float) -> Tuple[float, float]:
 
 def evaluate(options: Options, case: Case, mark: int) -> Tuple[Dict[str, float], List[Path]]:
     """``ns-eval``; returns the mean metrics and the pictures, photograph left, drawn right."""
-    label = f"{options.name}_{case.label}_{mark}"
-    output, pictures = options.work / "eval" / f"{label}.json", options.work / "eval" / label
+    pictures = evaluated(options, case, mark)
+    label, output = pictures.name, pictures.with_name(f"{pictures.name}.json")
     shutil.rmtree(pictures, ignore_errors=True)
     command = ["ns-eval", "--load-config", str(run_folder(options, case) / "config.yml"), "--output-path", str(output)]
     run_command([*command, "--render-output-path", str(pictures)], options.work / "logs" / f"{label}_eval.log")
@@ -291,13 +292,22 @@ def inner_psnr(picture: Path) -> float:
     return float(psnr(both[:, width:][inside], both[:, :width][inside]))
 
 
-def save_montage(pictures: List[Path], path: Path) -> None:
-    """A few of the pictures, evenly chosen, one below the other."""
+def evaluated(options: Options, case: Case, mark: int) -> Path:
+    """Where the held-out views of a case are drawn, photograph left, drawn right."""
+    return options.work / "eval" / f"{options.name}_{case.label}_{mark}"
+
+
+def some_of(pictures: List[Path]) -> List[Path]:
+    """A few pictures, evenly chosen."""
     step = max(1, len(pictures) // PICTURES)
-    chosen = [Image.open(each).convert("RGB") for each in pictures[step // 2 :: step][:PICTURES]]
-    sheet = Image.new("RGB", (max(each.width for each in chosen), sum(each.height for each in chosen)))
+    return pictures[step // 2 :: step][:PICTURES]
+
+
+def save_sheet(rows: List[Image.Image], path: Path) -> None:
+    """Pictures one below the other."""
+    sheet = Image.new("RGB", (max(each.width for each in rows), sum(each.height for each in rows)))
     top = 0
-    for each in chosen:
+    for each in rows:
         sheet.paste(each, (0, top))
         top += each.height
     path.parent.mkdir(parents=True, exist_ok=True)

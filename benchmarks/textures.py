@@ -6,7 +6,7 @@
 
 A case is a scene, the scale of its pictures and, if few of them are to be trained on, how many: nerf_chair:0.5:8. Both
 methods run in turn, seed by seed, so that an interruption leaves pairs. Start it again afterwards: what is finished is
-not measured again.
+not measured again. Of each pair a picture is kept: held-out photographs, and both methods' drawings beside them.
 """
 
 import statistics
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
 import tyro
+from PIL import Image
 
 from benchmarks import quality
 from benchmarks._report import Report, find_row
@@ -80,23 +81,48 @@ def main(options: Options) -> None:
         rows[-1]["commit"] = report.provenance["commit"]
         print(f"      {row['PSNR']:.2f} dB, SSIM {row['SSIM']:.3f}, {row['splats']} splats, {row['ms']:.0f} ms")
         write(report, options, rows)
-    print(f"written to {write(report, options, rows)}")
+        save_pair(options, run.case, run.seed)
+    print(f"written to {write(report, options, rows)}; pictures in {options.work / 'pictures'}")
+
+
+def single(options: Options, run: Run) -> Tuple[quality.Options, quality.Case]:
+    """The measurement of one training."""
+    scene, scale, views = (*run.case.split(":"), "", "")[:3]
+    chosen = f"--pipeline.datamanager.train-views {views}" if views else ""
+    own = options.textured_options if run.method == options.textured else ""
+    alone = quality.Options(
+        method=run.method,
+        method_options=f"--machine.seed {run.seed} {chosen} {options.options} {own}",
+        work=options.work,
+        name=f"{options.name}_{run.method}_{views or 'all'}_{run.seed}_{options.iterations}",
+    )
+    return alone, quality.Case.parse(f"{scene}:{scale or 1}")
 
 
 def measure(options: Options, run: Run) -> Optional[Dict[str, Any]]:
     """Train and evaluate; None where the scene is not on this machine."""
-    scene, scale, views = (*run.case.split(":"), "", "")[:3]
-    chosen = f"--pipeline.datamanager.train-views {views}" if views else ""
-    own = options.textured_options if run.method == options.textured else ""
-    single = quality.Options(
-        method=run.method,
-        method_options=f"--machine.seed {run.seed} {chosen} {options.options} {own}",
-        work=options.work,
-        name=f"{options.name}_{views or 'all'}_{run.seed}_{options.iterations}",
-    )
-    case = quality.Case.parse(f"{scene}:{scale or 1}")
+    alone, case = single(options, run)
     data = quality.locate(case, options.work)
-    return None if data is None else quality.measure(single, case, data, [options.iterations])
+    return None if data is None else quality.measure(alone, case, data, [options.iterations])
+
+
+def save_pair(options: Options, case: str, seed: int) -> None:
+    """Some held-out views one below the other: photograph, without and with textures. Nothing before both are there."""
+    drawn = []
+    for method in (options.plain, options.textured):
+        folder = quality.evaluated(*single(options, Run(case, method, seed)), options.iterations)
+        drawn.append(quality.some_of(sorted(folder.glob("*_img_*.png"))))
+    if not all(drawn):
+        return
+    rows = []
+    for paths in zip(*drawn, strict=True):
+        plain, textured = (Image.open(path).convert("RGB") for path in paths)
+        half = plain.width // 2
+        row = Image.new("RGB", (3 * half, plain.height))
+        row.paste(plain, (0, 0))
+        row.paste(textured.crop((half, 0, 2 * half, textured.height)), (2 * half, 0))
+        rows.append(row)
+    quality.save_sheet(rows, options.work / "pictures" / f"{options.name}_{case.replace(':', '_')}_{seed}.png")
 
 
 def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:

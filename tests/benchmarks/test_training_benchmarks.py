@@ -120,7 +120,9 @@ class FakeCommands:
             pictures = Path(command[command.index("--render-output-path") + 1])
             pictures.mkdir(parents=True)
             for index in range(4):
-                Image.new("RGB", (40, 15), (60 * index, 0, 0)).save(pictures / f"eval_img_{index:04d}.png")
+                both = Image.new("RGB", (40, 15), (60 * index, 0, 0))
+                both.paste((60 * index, len(self.calls), 0), (20, 0, 40, 15))
+                both.save(pictures / f"eval_img_{index:04d}.png")
             output = Path(command[command.index("--output-path") + 1])
             metrics = {"psnr": 20.0 + len(self.calls), "ssim": 0.5, "gaussian_count": 123.0}
             output.write_text(json.dumps({"results": metrics}))
@@ -248,10 +250,14 @@ def test_both_methods_train_on_the_same_seeds(commands: FakeCommands, tmp_path: 
         "+0.0000 ± 0.0000",
     )
     assert row["times"] == 1.0 and len(trainings["rows"]) == 4
+    # Photograph, without, with; the stand-in's drawings hold how many commands there were.
+    sheet = Image.open(tmp_path / "work" / "pictures" / "t_fox_0.5_8_1.png")
+    assert sheet.size == (60, 3 * 15)
+    assert [sheet.getpixel((x, 20)) for x in (10, 30, 50)] == [(60, 0, 0), (60, 2, 0), (60, 4, 0)]
 
 
 def test_pairs_are_finished_after_an_interruption(commands: FakeCommands, tmp_path: Path) -> None:
-    commands.fail_at = "t_8_2_30_fox_0.5_30_train"
+    commands.fail_at = "t_splat_8_2_30_fox_0.5_30_train"
     with pytest.raises(InputError):
         textures.main(texture_options(tmp_path))
     commands.fail_at, commands.calls = "", []
