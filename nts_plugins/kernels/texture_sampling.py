@@ -31,7 +31,7 @@ LOCAL_RAYS = 20
 TEXEL = 8
 """Floats of a texel of an axis: four channels as the first axis of a plane, four as the second."""
 OUTSIDE = -2.0
-"""The place of pixels beyond the ends of an axis: too far from every texel to read any."""
+"""The place of pixels beyond the ends of an axis: no texel is near, and the first is not the one after it either."""
 
 AXES = (3 + 3 * TEXEL) * LANES
 """Floats that the gradient needs of a block's pixels and a texture: the places on the three axes, then both
@@ -150,7 +150,7 @@ def _weighted_8(a, weight):
 
 
 weighted = inlined(_weighted_16 if LANES == 16 else _weighted_8)
-"""a times its weights, as eight lanes of the same sum: folding sixteen costs as much as multiplying them."""
+"""a times its weights, as eight lanes of the same sum: multiplying the second half of sixteen folds them too."""
 
 
 @inlined
@@ -187,8 +187,8 @@ def pull_products(
 ):  # fmt: skip
     """The gradient of :func:`sample_products`.
 
-    Adds those of texels to ``grads`` from ``place`` on, writes those of the place on each axis to ``slopes`` where the
-    point ``moves``, and returns those of the planes' weights, pixel by pixel.
+    Adds those of texels to ``grads`` from ``place`` on, writes those of the place on each axis to ``slopes`` (0 unless
+    the point ``moves``), and returns those of the planes' weights, pixel by pixel.
     """
     step, o = resolution * TEXEL, n * AXES
     x, y, z = o + 3 * LANES, o + 11 * LANES, o + 19 * LANES

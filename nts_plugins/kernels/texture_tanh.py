@@ -34,22 +34,23 @@ TEXELS = 3 * LANES
 
 
 @inlined
-def corners_on_axis(place, axis, resolution, weights, texels, n):
+def corners_on_axis(place, axis, resolution, corners, texels, n):
+    """:func:`find_corners` on one axis."""
     zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
     low = minimum(maximum(round_down(place), zero), splat(_F(resolution - 2), LANES))
     inside, high = place >= zero, place - low
-    store(weights, n * CORNERS + LOW + axis * LANES, select(inside, one - high, zero))
-    store(weights, n * CORNERS + HIGH + axis * LANES, select(inside, high, zero))
+    store(corners, n * CORNERS + LOW + axis * LANES, select(inside, one - high, zero))
+    store(corners, n * CORNERS + HIGH + axis * LANES, select(inside, high, zero))
     store(texels, n * TEXELS + axis * LANES, to_int(low))
 
 
 @inlined
-def find_corners(px, py, pz, resolution, weights, texels, n):
-    """Between which texels the places lie; ``weights`` gets those of the lower and the upper texel on each axis, 0
+def find_corners(px, py, pz, resolution, corners, texels, n):
+    """Between which texels the places lie; ``corners`` gets those of the lower and the upper texel on each axis, 0
     outside, ``texels`` int32 the lower one, both as the n-th of their kind."""
-    corners_on_axis(px, 0, resolution, weights, texels, n)
-    corners_on_axis(py, 1, resolution, weights, texels, n)
-    corners_on_axis(pz, 2, resolution, weights, texels, n)
+    corners_on_axis(px, 0, resolution, corners, texels, n)
+    corners_on_axis(py, 1, resolution, corners, texels, n)
+    corners_on_axis(pz, 2, resolution, corners, texels, n)
 
 
 @inlined
@@ -77,15 +78,15 @@ def second_ends(vectors, base, step, axis, lane, n, texels):
 
 
 @inlined
-def corner_weights(axis, after, lane, n, weights):
+def corner_weights(axis, after, lane, n, corners):
     """[WIDE] the bilinear weights of the four texels around a pixel's place in a plane."""
     low = join(
-        broadcast(weights, n * CORNERS + LOW + axis * LANES + lane, TEXEL),
-        broadcast(weights, n * CORNERS + HIGH + axis * LANES + lane, TEXEL),
+        broadcast(corners, n * CORNERS + LOW + axis * LANES + lane, TEXEL),
+        broadcast(corners, n * CORNERS + HIGH + axis * LANES + lane, TEXEL),
     )
     pair = join(
-        broadcast(weights, n * CORNERS + LOW + after * LANES + lane, 4),
-        broadcast(weights, n * CORNERS + HIGH + after * LANES + lane, 4),
+        broadcast(corners, n * CORNERS + LOW + after * LANES + lane, 4),
+        broadcast(corners, n * CORNERS + HIGH + after * LANES + lane, 4),
     )
     return low * join(pair, pair)
 
@@ -98,7 +99,7 @@ def sum_corners(a):
 
 
 @inlined
-def sample_tanh(vectors, base, resolution, lane, n, weights, texels, planes, p, constants):
+def sample_tanh(vectors, base, resolution, lane, n, corners, texels, planes, p, constants):
     """[4] the texture at a pixel, without amplitudes; planes are tanh of products, then interpolated."""
     step, total = resolution * TEXEL, splat(_F(0), 4)
     for axis in range(3):
@@ -106,7 +107,7 @@ def sample_tanh(vectors, base, resolution, lane, n, weights, texels, planes, p, 
         product = first_ends(vectors, base, step, axis, lane, n, texels) * second_ends(
             vectors, base, step, after, lane, n, texels
         )
-        plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, n, weights)
+        plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, n, corners)
         total = fma(sum_corners(plane), broadcast(planes, p + axis, 4), total)
     return total
 
@@ -123,14 +124,14 @@ def add_four(grads, o, grad):
 
 @inlined
 def pull_tanh_plane(
-    vectors, base, step, axis, after, lane, n, weights, texels, weight, grad, grads, place, slopes, moves, constants
+    vectors, base, step, axis, after, lane, n, corners, texels, weight, grad, grads, place, slopes, moves, constants
 ):  # fmt: skip
     """One plane's part of the gradient of :func:`sample_tanh`; returns [4] that of the plane's weight."""
     first = first_ends(vectors, base, step, axis, lane, n, texels)
     second = second_ends(vectors, base, step, after, lane, n, texels)
     plane = hyperbolic_tangent(first * second, constants)
-    corners, one = corner_weights(axis, after, lane, n, weights), splat(_F(1), WIDE)
-    grad_product = four_times(grad * weight) * corners * (one - plane * plane)
+    bilinear, one = corner_weights(axis, after, lane, n, corners), splat(_F(1), WIDE)
+    grad_product = four_times(grad * weight) * bilinear * (one - plane * plane)
     grad_first, grad_second = grad_product * second, grad_product * first
     o = place + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
     low, high = first_half(grad_first), second_half(grad_first)
@@ -143,12 +144,12 @@ def pull_tanh_plane(
     if moves:
         up, down = second_half(plane), first_half(plane)
         low_a, high_a = (
-            weights[at(n * CORNERS + LOW + axis * LANES + lane)],
-            weights[at(n * CORNERS + HIGH + axis * LANES + lane)],
+            corners[at(n * CORNERS + LOW + axis * LANES + lane)],
+            corners[at(n * CORNERS + HIGH + axis * LANES + lane)],
         )
         low_b, high_b = (
-            weights[at(n * CORNERS + LOW + after * LANES + lane)],
-            weights[at(n * CORNERS + HIGH + after * LANES + lane)],
+            corners[at(n * CORNERS + LOW + after * LANES + lane)],
+            corners[at(n * CORNERS + HIGH + after * LANES + lane)],
         )
         scaled = grad * weight
         along = (up - down) * join(splat(low_b, 4), splat(high_b, 4))
@@ -157,12 +158,12 @@ def pull_tanh_plane(
         across = down * splat(low_a, TEXEL) + up * splat(high_a, TEXEL)
         slope = (low_b + high_b) * sum_lanes(scaled * (second_half(across) - first_half(across)))
         slopes[at(after * LANES + lane)] += slope
-    return grad * sum_corners(plane * corners)
+    return grad * sum_corners(plane * bilinear)
 
 
 @inlined
 def pull_tanh(
-    vectors, base, resolution, lane, n, weights, texels, planes, p, grad, grads, place, slopes, moves, constants,
+    vectors, base, resolution, lane, n, corners, texels, planes, p, grad, grads, place, slopes, moves, constants,
     s0, s1, s2,
 ):  # fmt: skip
     """The gradient of :func:`sample_tanh` in one pixel.
@@ -172,15 +173,15 @@ def pull_tanh(
     """
     step = resolution * TEXEL
     xy = pull_tanh_plane(
-        vectors, base, step, 0, 1, lane, n, weights, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
+        vectors, base, step, 0, 1, lane, n, corners, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
         constants,
     )  # fmt: skip
     yz = pull_tanh_plane(
-        vectors, base, step, 1, 2, lane, n, weights, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
+        vectors, base, step, 1, 2, lane, n, corners, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
         moves, constants,
     )  # fmt: skip
     zx = pull_tanh_plane(
-        vectors, base, step, 2, 0, lane, n, weights, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
+        vectors, base, step, 2, 0, lane, n, corners, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
         moves, constants,
     )  # fmt: skip
     return s0 + xy, s1 + yz, s2 + zx

@@ -142,7 +142,7 @@ plain_trace, tanh_trace = (_weights_kernel(tanh, keep=True) for tanh in (False, 
 more."""
 
 
-def _forward_kernel(textured_weights):
+def _forward_kernel(tanh: bool):
     @njit(nogil=True, cache=True)
     def composite_textured(
         share, local, words, offsets, values, channels, width, height, background, constants, row_of, rays, vectors,
@@ -156,6 +156,7 @@ def _forward_kernel(textured_weights):
         sums = np.empty(PIXELS * stride, _F)
         weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
         sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
+        textured_weights = tanh_weights if tanh else plain_weights
         while True:
             tile = next_piece(share, offsets.shape[0] - 1)
             if tile >= offsets.shape[0] - 1:
@@ -191,7 +192,7 @@ def _forward_kernel(textured_weights):
     return composite_textured
 
 
-composite_plain, composite_tanh = _forward_kernel(plain_weights), _forward_kernel(tanh_weights)
+composite_plain, composite_tanh = (_forward_kernel(tanh) for tanh in (False, True))
 """Composite a picture of splats with textures.
 
 Args, beside those of ``composite.composite_forward`` (the first three channels are colours):

@@ -43,7 +43,7 @@ from nts_plugins.kernels.vector_shapes import first_half, mask_bits, store_inter
 from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
 
 PLANES = RAYS
-"""Where the gradients of the three planes' weights stand in a texture's record, behind those of its rays."""
+"""Where the gradients of the planes' weights stand, counted from those of the texture's rays, which they follow."""
 
 _F = np.float32
 
@@ -82,7 +82,7 @@ def residual_gradient(values, place, weight, residual, grad):
     return select(passes, residual, floor - value), grad_residual, blocked
 
 
-def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
+def _pull_kernel(tanh: bool, moves: bool):
     @helper
     def pull_block(
         weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, x_pixel, xs, ys, vectors,
@@ -131,7 +131,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
             rest = fma(weight, here, rest)
             free = adds & (strength <= cap)
             store(projected, i * LANES, select(free, zero - peak * grad_alpha, zero))
-            if row < 0 or not any_lane(adds):
+            if row < 0:
                 continue
             grad_red = grad_red * broadcast(amplitudes, 0, LANES)
             grad_green = grad_green * broadcast(amplitudes, 1, LANES)
@@ -139,7 +139,6 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
             grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
             texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
             of_rays = place + 3 * resolution * TEXEL
-            last = zero
             if tanh:
                 store_interleaved(shown, 0, grad_red, grad_green, grad_blue, grad_opacity)
                 if moves:
@@ -167,11 +166,22 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
                     vectors, texture, resolution, planes, row * 3, axes, i, grad_red, grad_green, grad_blue,
                     grad_opacity, records, place, slopes, moves,
                 )  # fmt: skip
+                last = zero
                 if moves:
                     last = add_ray_gradients(local_rays, j * LOCAL_RAYS, x, y, slopes, resolution, records, of_rays)
                 sums = first_half(sum_lanes_of_eight(last, of_xy, of_yz, of_zx, zero, zero, zero, zero))
                 store(records, of_rays + RAYS - 1, load(records, of_rays + RAYS - 1, 4) + sums)
 
+    return pull_block
+
+
+pull_plain, pull_plain_moving, pull_tanh_planes, pull_tanh_planes_moving = (
+    _pull_kernel(tanh, moves) for tanh in (False, True) for moves in (False, True)
+)
+"""The gradient of one block."""
+
+
+def _gradient_kernel(tanh: bool, moves: bool):
     @njit(nogil=True, cache=True)
     def textured_backward(
         share, local, words, slots, offsets, used, values, channels, width, height, background, constants, row_of, rays,
@@ -196,6 +206,10 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
         by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
         behind = np.empty(LANES, _F)
         geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
+        if tanh:
+            textured_trace, pull_block = tanh_trace, pull_tanh_planes_moving if moves else pull_tanh_planes
+        else:
+            textured_trace, pull_block = plain_trace, pull_plain_moving if moves else pull_plain
         while True:
             tile = next_piece(share, offsets.shape[0] - 1)
             if tile >= offsets.shape[0] - 1:
@@ -240,11 +254,7 @@ def _gradient_kernel(textured_trace, tanh: bool, moves: bool):
     return textured_backward
 
 
-backward = {
-    (tanh, moves): _gradient_kernel(tanh_trace if tanh else plain_trace, tanh, moves)
-    for tanh in (False, True)
-    for moves in (False, True)
-}
+backward = {(tanh, moves): _gradient_kernel(tanh, moves) for tanh in (False, True) for moves in (False, True)}
 """The gradient of ``textured.composite_plain`` and ``composite_tanh``, by whether tanh is taken of every texel, and by
 whether the point where a ray meets a splat moves with it.
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local textures of splats in Triton: reading them, and the way back, for the 256 pixels of a tile at once.
 
-As ``kernels.texture_sampling`` for the CPU. The gradient of texels is a matrix product over the pixels of the tile: of
-what each texel weighs in each pixel, and of the pixels' gradients.
+As ``kernels.texture_sampling`` and ``texture_tanh`` for the CPU. The gradient of texels is a matrix product over the
+pixels of the tile: of what each texel weighs in each pixel, and of the pixels' gradients.
 """
 
 import triton

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiled kernels find a place even where nothing but temporary files can be written."""
 
+import importlib
 import os
+import pkgutil
 import stat
 from pathlib import Path
 
 import pytest
 from numba import config
+from numba.core.dispatcher import Dispatcher
 
+from nts_plugins import kernels
 from nts_plugins.kernels import _cache
 
 
@@ -50,3 +54,17 @@ def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
     shared.chmod(0o777)
     assert _cache.ensure() and Path(config.CACHE_DIR) != shared
     assert stat.S_IMODE(Path(config.CACHE_DIR).stat().st_mode) == 0o700
+
+
+def test_the_next_process_finds_what_this_one_compiled() -> None:
+    """numba looks for a kernel by what its closure holds. Another kernel in it has another name in every process."""
+    found = 0
+    for module in pkgutil.iter_modules(kernels.__path__):
+        values = vars(importlib.import_module(f"nts_plugins.kernels.{module.name}")).values()
+        for value in [each for one in values for each in (one.values() if isinstance(one, dict) else [one])]:
+            if not isinstance(value, Dispatcher):
+                continue
+            held = [cell.cell_contents for cell in value.py_func.__closure__ or ()]
+            assert all(isinstance(each, (bool, int, str)) for each in held), f"{value.py_func.__qualname__}: {held}"
+            found += bool(held)
+    assert found > 8

@@ -231,6 +231,11 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
         "textured by tanh": lambda: textured(scene(seed=22), texels=8, product_tanh=True),
         "textures move splats": lambda: textured(scene(seed=18), texels=4, moves_splats=True),
         "tanh moves splats": lambda: textured(scene(sh_degree=1, seed=19), 1.0, moves_splats=True, product_tanh=True),
+        "two texels move splats": lambda: textured(scene(seed=24), texels=2, moves_splats=True),
+        # Many pixels end before the last splat, and a tile has more entries than are treated at once.
+        "a textured crowd": lambda: textured(
+            scene(600, width=20, height=50, seed=3), texels=3, moves_splats=True, amplitudes=(1.0, 0.6, 0.3, 0.4)
+        ),
         "two texels on all": lambda: textured(scene(300, kind="init", seed=20), 1.0, texels=2),
     }
 
