@@ -78,6 +78,10 @@ class Report:
         self.tables.append(Table(title, note))
         return self.tables[-1]
 
+    def origin(self) -> Dict[str, Any]:
+        """What a row says of itself where rows of one result are measured at different times, on whatever machine."""
+        return {"commit": self.provenance["commit"], "processor": self.provenance["machine"]["llvm_cpu"]}
+
     def paths(self) -> "tuple[Path, Path]":
         return self.folder / f"{self.name}.json", self.folder / f"{self.name}.md"
 
@@ -127,7 +131,8 @@ class Report:
         """Title, provenance and all tables."""
         made = self.provenance
         machine, versions = made["machine"], ", ".join(f"{name} {value}" for name, value in made["versions"].items())
-        processor = f"{machine['cpu']}, {machine['cores']} cores ({', '.join(machine['features'])})"
+        kind, features = machine["llvm_cpu"], ", ".join(machine["features"])
+        processor = f"{machine['cpu']} ({kind}), {machine['cores']} cores ({features})"
         lines = [
             f"# {self.title}",
             "",

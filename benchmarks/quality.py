@@ -141,8 +141,7 @@ def main(options: Options) -> None:
         )
         start = time.perf_counter()
         row = measure(options, case, data, [each for each in marks if each <= mark])
-        row["commit"] = report.provenance["commit"]  # Rows of one result may have been measured at different times.
-        progress.rows.append(row)
+        progress.rows.append({**row, **report.origin()})
         progress.spent += time.perf_counter() - start
         progress.iterations += mark - previous_mark(marks, mark)
         write(report, progress)
@@ -181,7 +180,7 @@ def write(report: Report, progress: Progress) -> Path:
         "undistorting left nothing (no scene looks like that). *training s*: first to last iteration, all marks before "
         "included; *commands s*: the same with starting, reading and saving. *ms*: one iteration, median of the last "
         "hundred. *peak MiB*: of ns-train. The command is that of the last run, which may have measured some cases "
-        "only; with its `--cases`, each row is what the commit that it names gave."
+        "only; with its `--cases`, each row is what the commit that it names gave, on that processor."
     )
     report.tables.clear()
     table = report.table("Held-out views", note)

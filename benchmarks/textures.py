@@ -9,6 +9,7 @@ methods run in turn, seed by seed, so that an interruption leaves pairs. Start i
 not measured again. Of each pair a picture is kept: held-out photographs, and both methods' drawings beside them.
 """
 
+import shutil
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,16 +73,21 @@ def main(options: Options) -> None:
         for method in (options.plain, options.textured)
     ]
     left = [run for run in runs if find_row(rows, **asdict(run)) is None]
+    for run in runs if options.force else ():
+        # Trainings that are there already may be those of other options.
+        alone, case = single(options, run)
+        shutil.rmtree(quality.run_folder(alone, case), ignore_errors=True)
+        shutil.rmtree(quality.evaluated(alone, case, options.iterations), ignore_errors=True)
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.method} on {run.case}, seed {run.seed}", flush=True)
         row = measure(options, run)
         if row is None:
             continue
-        rows.append({"case": run.case, "method": run.method, "seed": run.seed, **row})
-        rows[-1]["commit"] = report.provenance["commit"]
+        rows.append({"case": run.case, "method": run.method, "seed": run.seed, **row, **report.origin()})
         print(f"      {row['PSNR']:.2f} dB, SSIM {row['SSIM']:.3f}, {row['splats']} splats, {row['ms']:.0f} ms")
         write(report, options, rows)
-        save_pair(options, run.case, run.seed)
+    for case, seed in dict.fromkeys((row["case"], row["seed"]) for row in rows):
+        save_pair(options, case, seed)
     print(f"written to {write(report, options, rows)}; pictures in {options.work / 'pictures'}")
 
 
@@ -107,7 +113,7 @@ def measure(options: Options, run: Run) -> Optional[Dict[str, Any]]:
 
 
 def save_pair(options: Options, case: str, seed: int) -> None:
-    """Some held-out views one below the other: photograph, without and with textures. Nothing before both are there."""
+    """Some held-out views: photograph, without and with textures, row by row. Nothing where either is missing."""
     drawn = []
     for method in (options.plain, options.textured):
         folder = quality.evaluated(*single(options, Run(case, method, seed)), options.iterations)

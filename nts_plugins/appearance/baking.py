@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nts_plugins.appearance.neural_texture import NeuralTexture
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.rasterization import Textures, lift
+from nts_plugins.rasterization import Textures, coverage
 from nts_plugins.rasterization.sh import camera_centres
 
 AT_ONCE = 65536
@@ -39,10 +39,9 @@ def usual_eyes(
     """
     means, centres = gaussians.means, []
     directions = torch.zeros_like(means)
-    for viewmats, Ks, width, height in cameras:
-        pixels = means.new_ones(1, height, width, 1)
-        weights = lift(gaussians, viewmats, Ks, pixels, antialiased=antialiased, backend=backend).weights
-        centres.append(camera_centres(viewmats)[0])
+    for camera in cameras:
+        weights = coverage(gaussians, *camera, antialiased=antialiased, backend=backend)
+        centres.append(camera_centres(camera[0])[0])
         toward = torch.nn.functional.normalize(means - centres[-1], dim=1)
         directions += weights[:, None] * toward
     plain = torch.nn.functional.normalize(means - torch.stack(centres).mean(dim=0), dim=1)

@@ -33,6 +33,9 @@ class NeuralTextureConfig:
     fades_in: bool = False
     """Let textures grow to full strength between that opacity and twice of it. In the paper they come at once, and a
     splat whose opacity wanders around the limit flickers."""
+    least_coverage: float = 0.0
+    """Splats that make up less of a picture than this, in pixels, when drawn without textures, have none in it: most of
+    them are hidden. The paper gives one to every splat in front of the camera."""
     opacity_amplitude: float = 0.2
     """Largest residual of opacity; that of colour is 1."""
     plane_weights: Literal["mean", "area"] = "mean"
@@ -99,6 +102,7 @@ class NeuralTexture(nn.Module):
         radii: Tensor,
         places: Optional[Tensor] = None,
         times: Optional[Tensor] = None,
+        coverage: Optional[Tensor] = None,
     ) -> Optional[Textures]:
         """Those of the splats that a camera draws; None before the first step with textures.
 
@@ -112,6 +116,7 @@ class NeuralTexture(nn.Module):
             places: [N, 3] scene units, where the field is asked for the splats' textures; None for where they are. In a
                 scene that moves a splat keeps its texture when it asks where it is at rest.
             times: [N, 1] in [0, 1], of the picture; only where the field sees time.
+            coverage: [N] from ``rasterization.coverage``; None for textures that are not for one picture.
         """
         config, strength = self.config, self.strength_at(step)
         if strength == 0.0:
@@ -119,6 +124,8 @@ class NeuralTexture(nn.Module):
         with torch.no_grad():
             opacities = gaussians.opacities
             drawn = radii.amin(dim=1) > 0
+            if coverage is not None:
+                drawn &= coverage >= config.least_coverage
             splats = (drawn & (opacities > config.least_opacity)).nonzero()[:, 0]
             centers = gaussians.means[splats]
             toward = (gaussians.means - camera_center)[splats]

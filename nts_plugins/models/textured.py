@@ -17,7 +17,7 @@ from nts_plugins.appearance.neural_texture import NeuralTexture, NeuralTextureCo
 from nts_plugins.data.cameras import View
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
-from nts_plugins.rasterization import Textures, TextureSource
+from nts_plugins.rasterization import Textures, TextureSource, coverage
 from nts_plugins.rasterization.sh import camera_centres
 from nts_plugins.viewer.looks import TEXTURE_LOOKS
 
@@ -63,15 +63,22 @@ class TexturedModel(SplatModel):
 
         def decode(radii: Tensor) -> Optional[Textures]:
             with torch.set_grad_enabled(trains_splats and torch.is_grad_enabled()):
-                center = camera_centres(view.viewmats)[0]
                 textures = self.texture.textures(
-                    gaussians, center, self.step, radii, params.get("rest_means"), params.get("times")
-                )
+                    gaussians, camera_centres(view.viewmats)[0], self.step, radii,
+                    params.get("rest_means"), params.get("times"), self._coverage(gaussians, view),
+                )  # fmt: skip
             if self.training and trains_splats:
                 self.drawn_textures = textures
             return textures
 
         return decode
+
+    def _coverage(self, gaussians: Gaussians, view: View) -> Optional[Tensor]:
+        """How much of the picture each splat makes up, where textures depend on it."""
+        if self.config.texture.least_coverage == 0.0:
+            return None
+        antialiased = self.config.rasterize_mode == "antialiased"
+        return coverage(gaussians, *view, antialiased=antialiased, backend=self.config.backend)
 
     @property
     def shs_0(self) -> Tensor:

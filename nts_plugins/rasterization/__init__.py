@@ -5,7 +5,7 @@ Conventions are gsplat's: world-to-camera matrices in OpenCV axes (x right, y do
 pixel centres at +0.5, intrinsics in pixels.
 """
 
-from nts_plugins.rasterization._api import lift, lift_ids, rasterize
+from nts_plugins.rasterization._api import coverage, lift, lift_ids, rasterize
 from nts_plugins.rasterization._backends import BackendUnavailable, UnknownBackend, available_backends, select_backend
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules
 from nts_plugins.rasterization.rules import GSPLAT_1_4, GSPLAT_1_5, installed_rules
@@ -23,6 +23,7 @@ __all__ = [
     "Textures",
     "UnknownBackend",
     "available_backends",
+    "coverage",
     "installed_rules",
     "lift",
     "lift_ids",

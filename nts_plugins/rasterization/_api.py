@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rasterize, lift and lift_ids: the checks and defaults in front of the backends."""
+"""rasterize, lift, coverage and lift_ids: the checks and defaults in front of the backends."""
 
 import math
 import operator
@@ -152,6 +152,27 @@ def lift(
     module = load_backend(select_backend(gaussians.device, backend))
     with torch.no_grad():
         return module.lift(gaussians, viewmats, Ks, settings, features)
+
+
+def coverage(
+    gaussians: Gaussians,
+    viewmats: Tensor,  # [C, 4, 4]
+    Ks: Tensor,  # [C, 3, 3]
+    width: int,
+    height: int,
+    *,
+    antialiased: bool = False,
+    backend: Optional[str] = None,
+    rules: Optional[Rules] = None,
+) -> Tensor:
+    """How much of the pictures each splat makes up, in pixels: [N], the sum over pixels and cameras of alpha T.
+
+    Near 0 for splats that are hidden, tiny or faint. Not differentiable. Arguments and errors are those of
+    :func:`rasterize`.
+    """
+    width, height = _whole_number(width, "width"), _whole_number(height, "height")
+    pixels = gaussians.means.new_ones(len(viewmats), height, width, 1)
+    return lift(gaussians, viewmats, Ks, pixels, antialiased=antialiased, backend=backend, rules=rules).weights
 
 
 def lift_ids(

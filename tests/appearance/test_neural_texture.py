@@ -38,6 +38,14 @@ def test_only_visible_splats_that_are_opaque_enough() -> None:
     assert made().textures(splats([0.01]), CENTER, 10, torch.ones(1, 2)) is None
 
 
+def test_splats_that_make_up_little_of_a_picture_have_none() -> None:
+    seen, coverage = torch.ones(3, 2), torch.tensor([0.02, 0.0, 30.0])
+    some = made(least_coverage=0.1).textures(splats([0.9] * 3), CENTER, 10, seen, coverage=coverage)
+    assert some.splats.tolist() == [2]
+    assert len(made(least_coverage=0.1).textures(splats([0.9] * 3), CENTER, 10, seen)) == 3
+    assert len(made().textures(splats([0.9] * 3), CENTER, 10, seen, coverage=coverage)) == 3
+
+
 def test_from_the_first_step_on() -> None:
     seen = torch.ones(2, 2)
     assert made().textures(splats([0.5, 0.5]), CENTER, 9, seen) is None

@@ -265,3 +265,6 @@ def test_pairs_are_finished_after_an_interruption(commands: FakeCommands, tmp_pa
     assert [call[1] for call in commands.calls if call[0] == "ns-train"] == ["splat", "splatfacto-nts"]
     with pytest.raises(InputError, match="Use --name for another result"):
         textures.main(texture_options(tmp_path, iterations=40))
+    commands.calls = []
+    textures.main(texture_options(tmp_path, textured_options="--more 1", force=True))
+    assert len([call for call in commands.calls if call[0] == "ns-train"]) == 4, "nothing of the other options is used"

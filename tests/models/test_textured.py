@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from nts_plugins.appearance.neural_texture import NeuralTextureConfig
+from nts_plugins.data.cameras import view_of
 from nts_plugins.errors import InputError
 from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.models.textured import EXPORTER, TexturedModel, TexturedModelConfig
+from nts_plugins.rasterization import coverage
 from tests.models.scenes import Steps, camera, make_model, picture
 
 BUSY = DefaultConfig(refine_start_iter=3, refine_every=5, grow_grad2d=1e-6, reset_every=50, max_splats=150)
@@ -55,6 +57,25 @@ def test_textures_learn_what_splats_cannot() -> None:
         steps.run(150)
         losses.append(steps.run(12).mean())
     assert losses[1] < 0.97 * losses[0]
+
+
+def test_hidden_splats_have_no_texture() -> None:
+    """Those behind an opaque wall, in a model as in what it draws."""
+    model = make_model(config(start_step=0, least_coverage=0.01))
+    with torch.no_grad():
+        model.gauss_params["opacities"].fill_(20.0)
+        model.gauss_params["scales"].fill_(-0.7)
+    made = model.train()
+    made.get_outputs(camera())
+    some = set(made.drawn_textures.splats.tolist())
+    made.config.texture.least_coverage = 0.0
+    made.get_outputs(camera())
+    everything = set(made.drawn_textures.splats.tolist())
+    assert some < everything
+    with torch.no_grad():
+        view = view_of(camera(), camera().camera_to_worlds)
+        covered = coverage(made._gaussians(made.splat_params()), *view)
+    assert some == {i for i in everything if covered[i] >= 0.01}
 
 
 def test_a_checkpoint_holds_the_textures() -> None:

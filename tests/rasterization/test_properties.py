@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nts_plugins.gaussians.rotations import rotation_matrices
-from nts_plugins.rasterization import installed_rules, lift, rasterize
+from nts_plugins.rasterization import coverage, installed_rules, lift, rasterize
 
 from .compare import draw, gradient_errors, pixel_scale, pull_back, undecided_pixels, upstream, value_errors
 from .conftest import Backend
@@ -145,3 +145,5 @@ def test_lift_is_the_adjoint(backend: Backend, made: Scene, width: int, seed: in
     error = backend.gradient_error if backend.name == "gsplat" else 1e-5
     assert abs(there - back) <= error * size + 1e-6
     assert abs(lifted.weights.double().sum() - raster.alphas.double().sum()) <= error * raster.alphas.numel()
+    covered = coverage(made.gaussians, made.viewmats, made.Ks, made.width, made.height, **options)
+    torch.testing.assert_close(covered, lifted.weights)
