@@ -144,7 +144,7 @@ def read_cameras(path: Path) -> "List[Frustum]":
             # OpenGL's y and z point the other way than OpenCV's.
             pose = np.array(frame["transform_matrix"], np.float64) @ np.diag([1.0, -1.0, -1.0, 1.0])
             K = np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], np.float64)
-            frusta.append(Frustum(np.linalg.inv(pose), K, int(w), int(h)))
+            frusta.append(Frustum(np.asarray(np.linalg.inv(pose), np.float64), K, int(w), int(h)))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{path} cannot be read as the cameras of a transforms.json: {error}") from error
     return frusta

@@ -50,7 +50,7 @@ class Camera:
     def pixel_grid(self) -> NDArray[np.float64]:
         """[H, W, 2] centres of all pixels."""
         x, y = np.meshgrid(np.arange(self.width) + 0.5, np.arange(self.height) + 0.5)
-        return np.stack([x, y], axis=-1)
+        return np.asarray(np.stack([x, y], axis=-1), np.float64)
 
 
 def focal_from_fov(width: int, degrees: float) -> float:

@@ -60,7 +60,7 @@ class SeedFinder:
         # Weighted sampling without replacement by exponential clocks (Efraimidis and Spirakis 2006).
         clock = self._rng.exponential(1.0, len(y)) / strength[y, x]
         pick = np.argsort(clock, kind="stable")[:count]
-        pixels = np.stack([x[pick] + 0.5, y[pick] + 0.5], axis=-1)
+        pixels = np.asarray(np.stack([x[pick] + 0.5, y[pick] + 0.5], axis=-1), np.float64)
         self._candidates.append((camera.unproject(pixels, depth[y[pick], x[pick]]), _patches(rgb, x[pick], y[pick])))
 
     def start_matching(self) -> None:
@@ -111,7 +111,9 @@ class SeedFinder:
         good = (self._views >= MIN_VIEWS) & (self._widest < np.cos(np.radians(MIN_ANGLE)))
         index = self._rng.permutation(np.nonzero(good)[0])[:count]
         true = self._points[index]
-        covariance = np.linalg.inv(self._information[index]) * pixel_noise**2 if len(index) else np.zeros((0, 3, 3))
+        covariance = np.zeros((0, 3, 3))
+        if len(index):
+            covariance = np.asarray(np.linalg.inv(self._information[index]) * pixel_noise**2, np.float64)
         shift = np.linalg.cholesky(covariance) if pixel_noise > 0.0 and len(index) else covariance
         xyz = true + (shift @ self._rng.standard_normal((len(index), 3, 1)))[..., 0]
         wrong = self._rng.random(len(index)) < outliers

@@ -38,13 +38,13 @@ def noise(shape: Tuple[int, ...], smoothness: float, seed: int, stretch: Sequenc
     square.flat[0] = np.inf
     spectrum = np.asarray(fft.rfftn(white)) * square ** np.float32(-smoothness / 2.0)
     field = np.asarray(fft.irfftn(spectrum, shape), np.float32)
-    return field / field.std()
+    return np.asarray(field / field.std(), np.float32)
 
 
 def mix(low: Color, high: Color, part: NDArray) -> NDArray[np.float32]:
     """Blend two sRGB colours in linear light; ``part`` [...] is clipped to [0, 1]. Returns [..., 3]."""
     start, end = to_linear(low), to_linear(high)
-    return start + (end - start) * np.clip(part, 0.0, 1.0).astype(np.float32)[..., None]
+    return np.asarray(start + (end - start) * np.clip(part, 0.0, 1.0).astype(np.float32)[..., None], np.float32)
 
 
 @remembered

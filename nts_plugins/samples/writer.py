@@ -278,6 +278,8 @@ def _read_png(path: Path) -> NDArray:
     import cv2
 
     pixels = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise OSError(f"OpenCV cannot read {path.name}")
     return pixels[..., ::-1] if pixels.ndim == 3 else pixels
 
 
