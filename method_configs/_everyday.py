@@ -111,9 +111,9 @@ def texture(**field: Any) -> NeuralTextureConfig:
         # Half of the splats in front of a camera are hidden behind others. 0.01 saves a third of an iteration on the
         # chair and loses 0.1 dB, 0.1 saves half of it and loses 0.3.
         least_coverage=0.003,
-        # The paper has 0.2 and a penalty of 0.01. On the chair, an object before black, most of what textures gain is in
-        # opacity, and 0.5 with a penalty of 0.02 gains 0.95 dB. On fox, a photographed room, that costs 1.4 dB: wide
-        # splats turn into opaque discs. With a penalty of 0.3 the chair gains 0.4 dB, and fox loses nothing.
+        # The paper has 0.2, with a penalty of 0.01 below. On the chair, an object before black, most of what textures
+        # gain is in opacity: 0.95 dB with 0.5 and a penalty of 0.02. On fox, a photographed room, that costs 1.4 dB:
+        # wide splats turn into opaque discs. With a penalty of 0.3 the chair gains 0.4 dB, and fox loses nothing.
         opacity_amplitude=0.5,
         # The paper takes the point where a ray meets a splat as given. Its gradient gave 0.1 dB more.
         moves_splats=True,
