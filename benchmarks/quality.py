@@ -133,7 +133,7 @@ def main(options: Options) -> None:
     marks = sorted(set(options.marks))
     to_do = [(case, data, mark) for case, data in cases for mark in marks if progress.find(case, mark) is None]
     for case in {case.label: case for case, _, _ in to_do}.values() if options.force else ():
-        shutil.rmtree(run_folder(options, case), ignore_errors=True)
+        forget(options, case)
     for number, (case, data, mark) in enumerate(to_do, start=1):
         left = sum(each - previous_mark(marks, each) for _, _, each in to_do[number - 1 :])
         print(
@@ -206,6 +206,11 @@ def locate(case: Case, work: Path) -> Optional[Path]:
 def run_folder(options: Options, case: Case) -> Path:
     """Where nerfstudio keeps this run."""
     return options.work / "runs" / options.name / case.label / options.method / "run"
+
+
+def forget(options: Options, case: Case) -> None:
+    """Remove the run of a case: what it was trained with may not be what is asked for now."""
+    shutil.rmtree(run_folder(options, case), ignore_errors=True)
 
 
 def measure(options: Options, case: Case, data: Path, marks: List[int]) -> Dict[str, Any]:

@@ -64,7 +64,7 @@ def main(options: Options) -> None:
     left = [run for run in runs if find_row(rows, method=run[0], seed=run[1]) is None]
     for number, (method, seed) in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {method}, seed {seed}", flush=True)
-        rows.append({**measure(options, method, seed), "commit": report.provenance["commit"]})
+        rows.append({**measure(options, method, seed), **report.origin()})
         print("      " + ", ".join(f"{name} {rows[-1][name]:.4g}" for name in ("PSNR", "Chamfer cm", "F-score")))
         write(report, options, rows)
     print(f"written to {write(report, options, rows)}; meshes in {options.work / 'meshes'}")
@@ -82,6 +82,8 @@ def measure(options: Options, method: str, seed: int) -> Dict[str, Any]:
         name=f"{options.name}_{seed}_{options.iterations}",
     )
     case = quality.Case(data.name, 1.0)
+    if options.force:
+        quality.forget(single, case)
     row = quality.measure(single, case, data, [options.iterations])
     config = quality.run_folder(single, case) / "config.yml"
     label = f"{single.name}_{method}"

@@ -9,7 +9,6 @@ methods run in turn, seed by seed, so that an interruption leaves pairs. Start i
 not measured again. Of each pair a picture is kept: held-out photographs, and both methods' drawings beside them.
 """
 
-import shutil
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,11 +72,6 @@ def main(options: Options) -> None:
         for method in (options.plain, options.textured)
     ]
     left = [run for run in runs if find_row(rows, **asdict(run)) is None]
-    for run in runs if options.force else ():
-        # Trainings that are there already may be those of other options.
-        alone, case = single(options, run)
-        shutil.rmtree(quality.run_folder(alone, case), ignore_errors=True)
-        shutil.rmtree(quality.evaluated(alone, case, options.iterations), ignore_errors=True)
     for number, run in enumerate(left, start=1):
         print(f"[{number}/{len(left)}] {run.method} on {run.case}, seed {run.seed}", flush=True)
         row = measure(options, run)
@@ -109,7 +103,11 @@ def measure(options: Options, run: Run) -> Optional[Dict[str, Any]]:
     """Train and evaluate; None where the scene is not on this machine."""
     alone, case = single(options, run)
     data = quality.locate(case, options.work)
-    return None if data is None else quality.measure(alone, case, data, [options.iterations])
+    if data is None:
+        return None
+    if options.force:
+        quality.forget(alone, case)
+    return quality.measure(alone, case, data, [options.iterations])
 
 
 def save_pair(options: Options, case: str, seed: int) -> None:

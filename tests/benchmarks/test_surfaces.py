@@ -83,3 +83,6 @@ def test_finished_trainings_are_not_measured_again(commands: FakeCommands, tmp_p
     assert [call[1] for call in commands.calls if call[0] == "ns-train"] == ["splat", "splat-surface"]
     with pytest.raises(InputError, match="was measured with"):
         surfaces.main(options(tmp_path, voxel=0.1))
+    commands.calls = []
+    surfaces.main(options(tmp_path, options="--more 1", force=True))
+    assert len([call for call in commands.calls if call[0] == "ns-train"]) == 4, "no training of other options is used"

@@ -11,7 +11,7 @@ import pytest
 from numba import config
 from numba.core.dispatcher import Dispatcher
 
-from nts_plugins import kernels
+from nts_plugins import kernels, samples
 from nts_plugins.kernels import _cache
 
 
@@ -59,8 +59,11 @@ def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
 def test_the_next_process_finds_what_this_one_compiled() -> None:
     """numba looks for a kernel by what its closure holds. Another kernel in it has another name in every process."""
     found = 0
-    for module in pkgutil.iter_modules(kernels.__path__):
-        values = vars(importlib.import_module(f"nts_plugins.kernels.{module.name}")).values()
+    packages = (
+        (package, each.name) for package in (kernels, samples) for each in pkgutil.iter_modules(package.__path__)
+    )
+    for package, name in packages:
+        values = vars(importlib.import_module(f"{package.__name__}.{name}")).values()
         for value in [each for one in values for each in (one.values() if isinstance(one, dict) else [one])]:
             if not isinstance(value, Dispatcher):
                 continue
