@@ -42,8 +42,8 @@ def test_the_mesh_is_in_the_frame_and_unit_of_the_capture(run: Path, capture: Pa
     mesh = read(path)
     assert len(mesh.faces) > 100 and [each.name for each in path.parent.iterdir()] == ["mesh.ply"]
     truth = trimesh.load(capture / "surface.ply").vertices
-    # A room of 7.2 by 6 by 3 metres, whose middle on the floor is the origin. A training this short sees it roughly, and
-    # rounding, which differs between processors, decides how much of it: 2.9 metres on one. Training's unit is 2.6 metres.
+    # A room of 7.2 by 6 by 3 metres, whose middle on the floor is the origin. A training this short sees it roughly;
+    # how much of it, rounding decides, which differs between processors. The unit of training is 2.6 metres.
     center = np.median(mesh.vertices, axis=0)
     assert np.abs(center - np.median(truth, axis=0)).max() < 1.5
     assert 2.0 < np.ptp(np.percentile(mesh.vertices, [2, 98], axis=0)[:, 0]) < 12.0
