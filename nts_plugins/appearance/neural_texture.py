@@ -38,6 +38,9 @@ class NeuralTextureConfig:
     them are hidden. The paper gives one to every splat in front of the camera."""
     opacity_amplitude: float = 0.2
     """Largest residual of opacity; that of colour is 1."""
+    opacity_residual: Literal["added", "scaled"] = "added"
+    """How a residual r of opacity changes the alpha a of a splat in a pixel: "added" makes it a + r as far as the splat
+    is drawn, "scaled" makes it a (1 + r), which falls off with the splat. Both are in the paper's program."""
     plane_weights: Literal["mean", "area"] = "mean"
     """How a splat's three planes are added: the same for all, or by the area that the splat has on each. A flat splat
     then shows that of its face."""
@@ -145,6 +148,7 @@ class NeuralTexture(nn.Module):
             weights,
             product_tanh=config.field.texel_activation == "product",
             amplitudes=(strength, strength, strength, strength * config.opacity_amplitude),
+            scales_opacity=config.opacity_residual == "scaled",
             moves_splats=config.moves_splats,
         )
 

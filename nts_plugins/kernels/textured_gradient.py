@@ -26,6 +26,7 @@ from nts_plugins.kernels.textured import (
     STRENGTH,
     TRACE,
     gather_textured,
+    per_residual,
     plain_trace,
     tanh_trace,
 )
@@ -130,13 +131,18 @@ def _pull_kernel(tanh: bool, moves: bool):
             grad_alpha = through * here - rest / (one - minimum(select(adds, strength, zero), cap))
             rest = fma(weight, here, rest)
             free = adds & (strength <= cap)
-            store(projected, i * LANES, select(free, zero - peak * grad_alpha, zero))
+            if row >= 0:
+                free = free | (adds & (grad_alpha > zero))
+            # A residual that multiplies the peak makes alpha rise with it, by so much more or less.
+            rises = fma(broadcast(amplitudes, 5, LANES), strength - peak, peak)
+            store(projected, i * LANES, select(free, zero - rises * grad_alpha, zero))
             if row < 0:
                 continue
             grad_red = grad_red * broadcast(amplitudes, 0, LANES)
             grad_green = grad_green * broadcast(amplitudes, 1, LANES)
             grad_blue = grad_blue * broadcast(amplitudes, 2, LANES)
-            grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
+            grad_opacity = select(free, grad_alpha, zero) * per_residual(amplitudes, peak)
+            grad_opacity = grad_opacity * broadcast(amplitudes, 3, LANES)
             texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
             of_rays = place + 3 * resolution * TEXEL
             if tanh:

@@ -22,7 +22,7 @@ class Skin(NamedTuple):
 
     row_of: np.ndarray  # [N] int32, -1 where a splat has none
     resolution: int
-    amplitudes: np.ndarray  # [4]
+    amplitudes: np.ndarray  # [6], see kernels.textured
     tanh: bool
     moves: bool
 
@@ -76,7 +76,8 @@ def texture_inputs(
         return (None, None, None), None
     m, row_of = len(textures), np.full(len(gaussians), -1, np.int32)
     row_of[textures.splats.numpy()] = np.arange(m, dtype=np.int32)
-    amplitudes = np.array(textures.amplitudes, np.float32)
+    scaled = float(textures.scales_opacity)
+    amplitudes = np.array([*textures.amplitudes, 1 - scaled, scaled], np.float32)
     skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
     planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
     rays = splat_rays(textures, gaussians, viewmat, K)

@@ -20,7 +20,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
-from nts_plugins.rasterization.textures import TextureSource, sampler
+from nts_plugins.rasterization.textures import Residuals, TextureSource, sampler
 
 _LARGEST_RADIUS = 1e9
 """Pixels. Larger radii would not fit into 32-bit integers; they cover every image anyway."""
@@ -225,14 +225,13 @@ def composite(
     settings: Settings,
     background: Optional[Tensor] = None,  # [E]
     absgrad: Optional[Tensor] = None,  # [N, 2]
-    residuals: Optional[Callable[[Tensor, Tensor], Tensor]] = None,
+    residuals: Optional[Callable[[Tensor, Tensor], Residuals]] = None,
 ) -> Tuple[Tensor, Tensor]:
     """Blend the splats of one camera into a picture of values [H, W, E] and accumulated opacity [H, W, 1].
 
     Differentiable with respect to means2d, conics, opacities, values and background. When ``absgrad`` is given,
-    backward adds to it the sum over pixels of the absolute gradients with respect to ``means2d``. ``residuals`` is a
-    :func:`nts_plugins.rasterization.textures.sampler`: of opacity, see :func:`splat_weights`, and of the first three
-    values, which no residual brings below 0.
+    backward adds to it the sum over pixels of the absolute gradients with respect to ``means2d``. ``residuals`` is
+    from ``textures.sampler``: of alpha, and of the first three values, which they do not bring below 0.
     """
     if len(means2d) == 0:
         # The background alone. The sums, all 0, are there for gradients to have a way back.
@@ -249,10 +248,10 @@ def composite(
                 centres.register_hook(_absolute_sum(absgrad, splats))
             shown = None if residuals is None else residuals(pixels, splats)
             shape_of = (centres, conics[splats], opacities[splats], settings.rules)
-            weights, transmittance = splat_weights(pixels, *shape_of, None if shown is None else shown[..., 3])
+            weights, transmittance = splat_weights(pixels, *shape_of, shown)
             blended = weights @ values[splats]
             if shown is not None:
-                blended = blended + _blend_residuals(weights, values[splats], shown)
+                blended = blended + _blend_residuals(weights, values[splats], shown.colors)
             if background is not None:
                 blended = blended + transmittance[:, None] * background
             shape = (rows.stop - rows.start, columns.stop - columns.start, -1)
@@ -269,21 +268,23 @@ def splat_weights(
     conics: Tensor,  # [M, 3]
     opacities: Tensor,  # [M]
     rules: Rules,
-    residuals: Optional[Tensor] = None,  # [P, M]
+    residuals: Optional[Residuals] = None,  # of P pixels and M splats
 ) -> Tuple[Tensor, Tensor]:
     """alpha T [P, M] of M splats, given front to back, in P pixels, and the transmittance [P] behind them all.
 
     A splat is skipped in pixels where its alpha is below ``rules.alpha_min``. A pixel stops before the splat that
     would leave it with a transmittance of ``rules.transmittance_stop`` or less. Neither decision carries a gradient,
-    nor does an alpha at its cap. Residuals are added to the alpha of splats that are not skipped before that, and
-    then it is cut to the cap, and skipped if it is too small now.
+    nor does an alpha at its cap. ``residuals.change`` does the rest to splats that are not skipped before that, which
+    are skipped if alpha is too small now.
     """
     dx, dy = (means2d - pixels[:, None]).unbind(dim=-1)  # [P, M]
     exponent = 0.5 * (conics[:, 0] * dx * dx + conics[:, 2] * dy * dy) + conics[:, 1] * dx * dy
     # Rounding can make a thin splat's exponent negative. gsplat skips it there; no overflow may reach backward.
     alpha = opacities * torch.exp(-exponent.clamp_min(0.0))
     seen = (exponent >= 0) & (alpha >= rules.alpha_min)
-    alpha = (alpha if residuals is None else alpha + residuals).clamp_max(rules.alpha_cap)
+    if residuals is not None:
+        alpha = residuals.change(alpha, rules.alpha_cap)
+    alpha = alpha.clamp_max(rules.alpha_cap)
     nothing = torch.zeros_like(alpha)
     alpha = torch.where(seen & (alpha >= rules.alpha_min), alpha, nothing)
     with torch.no_grad():
@@ -295,10 +296,10 @@ def splat_weights(
 
 
 def _blend_residuals(weights: Tensor, values: Tensor, residuals: Tensor) -> Tensor:
-    """[P, E] what residuals [P, M, 4] of the first three of values [M, E] add to a picture with weights [P, M]."""
+    """[P, E] what residuals [P, M, 3] of the first three of values [M, E] add to a picture with weights [P, M]."""
     colors = values[:, :3]
     floor = colors.clamp_max(0.0)
-    sums = colors + residuals[..., :3]
+    sums = colors + residuals
     added = torch.where(sums >= floor, sums, floor) - colors
     return torch.nn.functional.pad((weights[..., None] * added).sum(dim=1), (0, values.shape[1] - 3))
 

@@ -7,7 +7,7 @@ every other backend is tested against that.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import Callable, Optional, Tuple, Union
+from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -41,6 +41,9 @@ class Textures:
     and then two interpolations of vectors and a product give the interpolation of texels, which is much less work."""
     amplitudes: Tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.2)
     """Factors on the four channels, after tanh. The paper's."""
+    scales_opacity: bool = False
+    """Multiply a splat's alpha by 1 + the residual of opacity, as the paper's program does on SplatFields, instead of
+    adding the residual. What is added does not fall off with the splat: it ends where that fades below 1/255."""
     moves_splats: bool = False
     """Let gradients pass through the point to positions, sizes and rotations. The paper takes it as given."""
 
@@ -183,18 +186,55 @@ def sample(textures: Textures, points: Tensor) -> Tensor:
     return total * total.new_tensor(textures.amplitudes)
 
 
+class _Capped(torch.autograd.Function):
+    """Values cut to a cap, with the gradient of ``Residuals.change``."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, cap: float) -> Tensor:
+        ctx.save_for_backward(values > cap)
+        return values.clamp_max(cap)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tuple[Tensor, None]:  # type: ignore[override]
+        (cut,) = ctx.saved_tensors
+        return torch.where(cut, grad.clamp_min(0.0), grad), None
+
+
+class Residuals(NamedTuple):
+    """What textures change of S splats in P pixels."""
+
+    colors: Tensor
+    """[P, S, 3] added to red, green and blue."""
+    added: Tensor
+    """[P, S] added to alpha."""
+    scaled: Tensor
+    """[P, S]: alpha times so much is added to it too."""
+    textured: Tensor
+    """[S] bool, which splats have a texture; the residuals of the others are 0."""
+
+    def change(self, alpha: Tensor, cap: float) -> Tensor:
+        """Alphas [P, S] with the residuals; those of textured splats are cut to the cap.
+
+        A gradient that would lower an alpha passes the cut. Splats with textures lie at the cap in many pixels, not
+        only near their centre, and nothing else would tell them that they cover too much. In the program of Wang et al.
+        2025 all gradients pass; one that would raise an alpha there has nothing to gain.
+        """
+        alpha = alpha + self.added + alpha * self.scaled
+        return torch.where(self.textured, _Capped.apply(alpha, cap), alpha)
+
+
 def sampler(
     source: Optional[TextureSource], gaussians: Gaussians, viewmat: Tensor, K: Tensor, radii: Tensor
-) -> Optional[Callable[[Tensor, Tensor], Tensor]]:
-    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals [P, S, 4] of one camera,
-    which draws splats with these radii [N, 2]. Splats without a texture have none; None where no splat has one."""
+) -> Optional[Callable[[Tensor, Tensor], Residuals]]:
+    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals of one camera, which draws
+    splats with these radii [N, 2]; None where no splat has a texture."""
     textures = textures_of(source, radii)
     if textures is None:
         return None
     place = torch.full((len(gaussians),), -1, device=textures.splats.device)
     place[textures.splats] = torch.arange(len(textures), device=place.device)
 
-    def residuals(pixels: Tensor, splats: Tensor) -> Tensor:
+    def residuals(pixels: Tensor, splats: Tensor) -> Residuals:
         own = place[splats]
         chosen = own >= 0
         # A small difference of large numbers: in float32 it would lose several digits.
@@ -204,6 +244,8 @@ def sampler(
         weights = None if textures.weights is None else textures.weights[own[chosen]]
         mine = replace(textures, vectors=textures.vectors[own[chosen]], splats=splats[chosen], weights=weights)
         found = pixels.new_zeros(len(pixels), len(splats), 4)
-        return found.index_copy(1, chosen.nonzero()[:, 0], sample(mine, points))
+        found = found.index_copy(1, chosen.nonzero()[:, 0], sample(mine, points))
+        colors, opacity, nothing = found[..., :3], found[..., 3], torch.zeros_like(found[..., 3])
+        return Residuals(colors, *((nothing, opacity) if textures.scales_opacity else (opacity, nothing)), chosen)
 
     return residuals

@@ -236,6 +236,14 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
         "a textured crowd": lambda: textured(
             scene(600, width=20, height=50, seed=3), texels=3, moves_splats=True, amplitudes=(1.0, 0.6, 0.3, 0.4)
         ),
+        "textures scale opacity": lambda: textured(
+            scene(300, sh_degree=1, width=20, height=50, seed=23),
+            texels=4,
+            moves_splats=True,
+            scales_opacity=True,
+            amplitudes=(1.0, 1.0, 1.0, 2.0),
+        ),
+        "tanh scales opacity": lambda: textured(scene(seed=25), texels=3, product_tanh=True, scales_opacity=True),
         "two texels on all": lambda: textured(scene(300, kind="init", seed=20), 1.0, texels=2),
     }
 

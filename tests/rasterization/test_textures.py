@@ -136,6 +136,20 @@ def test_opacity_is_added_then_cut(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CPU_BACKENDS)
+def test_opacity_is_scaled_then_cut(name: str) -> None:
+    made, rules = facing([[0.0, 0.0, 2.0]], opacities=[0.5]), installed_rules()
+    plain = rasterize(**made.arguments(), backend=name).alphas
+    for residual in (0.3, -0.4, 1.5, -1.2):
+        covered = constant(made, (0.0, 0.0, 0.0, residual))
+        covered = replace(covered, textures=replace(covered.textures, scales_opacity=True))
+        expected = (plain * (1 + residual)).clamp_max(rules.alpha_cap)
+        expected = torch.where(expected < rules.alpha_min, 0.0, expected)
+        found = rasterize(**covered.arguments(), backend=name).alphas
+        within = plain > 0.02
+        assert within.sum() > 20 and torch.allclose(found[within], expected[within], atol=1e-6)
+
+
+@pytest.mark.parametrize("name", CPU_BACKENDS)
 def test_no_residual_makes_a_colour_negative(name: str) -> None:
     made = facing([[0.0, 0.0, 2.0]], colors=[[0.2, -0.3, 0.6]])
     made, leaves = constant(made, (-0.5, -0.5, -0.5, 0.0)).leaves()
@@ -148,13 +162,14 @@ def test_no_residual_makes_a_colour_negative(name: str) -> None:
     assert leaves["vectors"].grad[..., 2].any() and not leaves["vectors"].grad[..., :2].any()
 
 
+@pytest.mark.parametrize("scaled", [False, True], ids=["added", "scaled"])
 @pytest.mark.parametrize("tanh", [False, True], ids=["products", "tanh"])
-def test_gradients_by_finite_differences(tanh: bool) -> None:
+def test_gradients_by_finite_differences(tanh: bool, scaled: bool) -> None:
     """Those of the reference, through the point where a ray meets a splat too."""
     base = scene(6, channels=2, cameras_=2, width=7, height=5, seed=2)
     gaussians = replace(base.gaussians, means=0.5 * base.gaussians.means, scales=0.4 * base.gaussians.scales + 0.15)
-    made = textured(replace(base, gaussians=gaussians), texels=4, strength=0.5, moves_splats=True, product_tanh=tanh)
-    made = made.to(torch.float64)
+    options = dict(texels=4, strength=0.5, moves_splats=True, product_tanh=tanh, scales_opacity=scaled)
+    made = textured(replace(base, gaussians=gaussians), **options).to(torch.float64)
     assert not undecided_pixels(made, installed_rules()).any(), "choose another seed"
     _, leaves = made.leaves()
 
