@@ -5,8 +5,9 @@ Source: Wang, Wang, Mihajlovic, Tang 2025 (arXiv 2511.18873). The field is ``fie
 ``rasterization.textures`` says what a texture is and how it is drawn.
 """
 
+import math
 from dataclasses import dataclass, field
-from typing import Dict, Literal, Optional, Sequence
+from typing import Dict, Literal, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,11 @@ from nts_plugins.errors import InputError
 from nts_plugins.fields.regions import Region, RegionKind
 from nts_plugins.fields.texture import TextureField, TextureFieldConfig
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.rasterization.textures import Textures
+from nts_plugins.rasterization.textures import EXTENT, Textures
+
+SPREAD = (2 * EXTENT) ** 2 / (2 * math.pi)
+"""A residual of opacity that is the same on a whole plane covers as much as so many times the opacity of a splat: the
+area of the plane over the integral of exp(-(x^2 + y^2) / 2)."""
 
 
 @dataclass
@@ -38,12 +43,10 @@ class NeuralTextureConfig:
     them are hidden. The paper gives one to every splat in front of the camera."""
     opacity_amplitude: float = 0.2
     """Largest residual of opacity; that of colour is 1."""
-    opacity_residual: Literal["added", "scaled"] = "added"
-    """How a residual r of opacity changes the alpha a of a splat in a pixel: "added" makes it a + r as far as the splat
-    is drawn, "scaled" makes it a (1 + r), which falls off with the splat. Both are in the paper's program."""
-    plane_weights: Literal["mean", "area"] = "mean"
-    """How a splat's three planes are added: the same for all, or by the area that the splat has on each. A flat splat
-    then shows that of its face."""
+    plane_weights: Literal["mean", "area", "face"] = "mean"
+    """How a splat's three planes are added: the same for all, or by the area that the splat has on each, so that a flat
+    one shows that of its face; or the plane of its face alone, that of its two longest axes, which takes a third of the
+    time to read. The last is not the paper's."""
     region: RegionKind = "unbounded"
     """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`."""
     camera_noise: float = 0.0
@@ -53,6 +56,10 @@ class NeuralTextureConfig:
     """Let gradients through the point where a ray meets a splat to the splat's position and shape."""
     opacity_penalty: float = 0.01
     """Times the mean absolute residual of opacity, over the texels of the splats that a picture shows."""
+    charges_opacity: bool = False
+    """Let residuals of opacity cost, beside the penalty, what opacity costs that covers as much: see
+    ``DefaultConfig.opacity_cost`` and ``MCMCConfig.opacity_regularization``. Otherwise opacity that costs something
+    moves into textures, where it does not."""
     color_penalty: float = 0.01
     """Times that of colour."""
     penalty_views: Optional[int] = None
@@ -148,7 +155,6 @@ class NeuralTexture(nn.Module):
             weights,
             product_tanh=config.field.texel_activation == "product",
             amplitudes=(strength, strength, strength, strength * config.opacity_amplitude),
-            scales_opacity=config.opacity_residual == "scaled",
             moves_splats=config.moves_splats,
         )
 
@@ -158,19 +164,25 @@ class NeuralTexture(nn.Module):
         if config.plane_weights == "mean" and not config.fades_in:
             return None
         weights = scales.new_full((len(scales), 3), 1 / 3)
+        areas = scales * scales.roll(-1, dims=1)
         if config.plane_weights == "area":
-            areas = scales * scales.roll(-1, dims=1)
             weights = areas / areas.sum(dim=1, keepdim=True).clamp_min(1e-20)
+        if config.plane_weights == "face":
+            weights = nn.functional.one_hot(areas.argmax(dim=1), 3).to(scales.dtype)
         if config.fades_in:
             weights = weights * (opacities / config.least_opacity - 1).clamp(0.0, 1.0)[:, None]
         return weights
 
-    def losses(self, textures: Textures) -> Dict[str, Tensor]:
+    def losses(self, textures: Textures, opacity_price: Optional[Tensor] = None) -> Dict[str, Tensor]:
         """What the textures of a picture cost.
 
         The mean of |u v| over the texels of a plane is the product of the means of |u| and |v|, so that no texel is
         ever made. With tanh of every texel it is the mean before tanh, which is a little larger. The release takes the
         mean over all splats, those without a texture included, so that its weight changes with how many are visible.
+
+        Args:
+            textures: of the splats that have one.
+            opacity_price: what opacities of 1 of all splats would cost, a scalar.
         """
         sizes = textures.vectors.abs().mean(dim=2)  # [M, 3, 2, 4]
         mean = (sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]).mean(dim=(0, 1)).unbind()
@@ -178,7 +190,10 @@ class NeuralTexture(nn.Module):
         color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
         config = self.config
         share = 1.0 if config.penalty_views is None else config.penalty_views / max(self.views, 1)
+        opacity_rate: Union[float, Tensor] = share * config.opacity_penalty
+        if config.charges_opacity and opacity_price is not None:
+            opacity_rate = opacity_rate + opacity_price * SPREAD
         return {
-            "texture_opacity": share * config.opacity_penalty * scale[3] * mean[3],
+            "texture_opacity": opacity_rate * scale[3] * mean[3],
             "texture_color": share * config.color_penalty * color,
         }

@@ -158,8 +158,6 @@ def _textures(path: Path, n_splats: int) -> Textures:
             None if weights is None else torch.from_numpy(weights),
             product_tanh=bool(arrays["product_tanh"]),
             amplitudes=(red, green, blue, opacity),
-            # Files written before textures could have it do not name it.
-            scales_opacity=bool(arrays.get("scales_opacity", False)),
             moves_splats=bool(arrays["moves_splats"]),
         )
         check_textures(textures, n_splats)

@@ -28,13 +28,17 @@ class DefaultStrategy(Strategy):
         self.absgrad = config.absgrad
 
     def losses(self, params: Params, state: StrategyState, step: int, loss: Tensor) -> Dict[str, Tensor]:
-        cost, capacity = self.config.opacity_cost, self.config.capacity
-        if cost == 0 or capacity is None:
+        price = self.opacity_price(params, loss)
+        if price is None:
             return {}
         opacities = torch.sigmoid(params["opacities"].flatten())
         if step < self.config.refine_stop_iter:
             opacities = opacities * (_statistic(state, "count", params["means"]) > 0)
-        return {"opacity_cost": cost / capacity * loss.detach() * opacities.sum()}
+        return {"opacity_cost": price * opacities.sum()}
+
+    def opacity_price(self, params: Params, loss: Tensor) -> Optional[Tensor]:
+        cost, capacity = self.config.opacity_cost, self.config.capacity
+        return None if cost == 0 or capacity is None else cost / capacity * loss.detach()
 
     def step_pre_backward(
         self, params: Params, optimizers: Optimizers, state: StrategyState, step: int, info: Dict[str, Any]

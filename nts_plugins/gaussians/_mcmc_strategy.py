@@ -32,6 +32,9 @@ class MCMCStrategy(Strategy):
             "scale_regularization": config.scale_regularization * torch.exp(params["scales"]).mean(),
         }
 
+    def opacity_price(self, params: Params, loss: Tensor) -> Optional[Tensor]:
+        return loss.new_tensor(self.config.opacity_regularization / max(1, len(params["opacities"])))
+
     @torch.no_grad()
     def step_post_backward(
         self,

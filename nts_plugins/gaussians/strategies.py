@@ -208,6 +208,10 @@ class Strategy(ABC):
         """
         return {}
 
+    def opacity_price(self, params: Params, loss: Tensor) -> Optional[Tensor]:
+        """What :meth:`losses` asks for a splat of opacity 1, a scalar without gradient; None for nothing."""
+        return None
+
     def step_pre_backward(
         self, params: Params, optimizers: Optimizers, state: StrategyState, step: int, info: Dict[str, Any]
     ) -> None:

@@ -28,14 +28,16 @@ RAYS = 17
 LOCAL_RAYS = 20
 """Floats that a splat's rays take in a tile, with the mean relative to the tile's corner."""
 
-TEXEL = 8
+PER_VECTOR = 4
+"""Channels."""
+TEXEL = 2 * PER_VECTOR
 """Floats of a texel of an axis: four channels as the first axis of a plane, four as the second."""
 OUTSIDE = -2.0
 """The place of pixels beyond the ends of an axis: no texel is near, and the first is not the one after it either."""
 
 AXES = (3 + 3 * TEXEL) * LANES
 """Floats that the gradient needs of a block's pixels and a texture: the places on the three axes, then both
-interpolated vectors of each of them."""
+interpolated vectors of each plane."""
 
 _F = np.float32
 
@@ -92,53 +94,66 @@ def places_in_texture(rays, k, x, y, resolution):
 
 
 @inlined
-def read_axis(vectors, base, resolution, place):
-    """Both vectors of an axis, eight numbers, interpolated at each pixel's place."""
+def read_vector(vectors, base, resolution, place):
+    """A vector along an axis, four numbers, interpolated at each pixel's place."""
     zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
-    v0, v1, v2, v3, v4, v5, v6, v7 = zero, zero, zero, zero, zero, zero, zero, zero
+    v0, v1, v2, v3 = zero, zero, zero, zero
     for t in range(resolution):
         weight, o = maximum(one - absolute(place - splat(_F(t), LANES)), zero), base + t * TEXEL
         v0, v1 = fma(weight, broadcast(vectors, o, LANES), v0), fma(weight, broadcast(vectors, o + 1, LANES), v1)
         v2, v3 = fma(weight, broadcast(vectors, o + 2, LANES), v2), fma(weight, broadcast(vectors, o + 3, LANES), v3)
-        v4, v5 = fma(weight, broadcast(vectors, o + 4, LANES), v4), fma(weight, broadcast(vectors, o + 5, LANES), v5)
-        v6, v7 = fma(weight, broadcast(vectors, o + 6, LANES), v6), fma(weight, broadcast(vectors, o + 7, LANES), v7)
-    return v0, v1, v2, v3, v4, v5, v6, v7
+    return v0, v1, v2, v3
 
 
 @inlined
-def keep_axis(axes, o, v0, v1, v2, v3, v4, v5, v6, v7):
+def keep_four(axes, o, v0, v1, v2, v3):
+    """The inverse of :func:`four_kept`."""
     store(axes, o, v0)
     store(axes, o + LANES, v1)
     store(axes, o + 2 * LANES, v2)
     store(axes, o + 3 * LANES, v3)
-    store(axes, o + 4 * LANES, v4)
-    store(axes, o + 5 * LANES, v5)
-    store(axes, o + 6 * LANES, v6)
-    store(axes, o + 7 * LANES, v7)
+
+
+@inlined
+def add_plane(vectors, first, second, resolution, a, b, weight, axes, o, keep, red, green, blue, opacity):
+    """Four channels with what a plane shows where the rays are at a on its first axis, whose texels begin at ``first``,
+    and at b on its second."""
+    f0, f1, f2, f3 = read_vector(vectors, first, resolution, a)
+    s0, s1, s2, s3 = read_vector(vectors, second + PER_VECTOR, resolution, b)
+    if keep:
+        keep_four(axes, o, f0, f1, f2, f3)
+        keep_four(axes, o + 4 * LANES, s0, s1, s2, s3)
+    return (
+        fma(f0 * s0, weight, red),
+        fma(f1 * s1, weight, green),
+        fma(f2 * s2, weight, blue),
+        fma(f3 * s3, weight, opacity),
+    )
 
 
 @inlined
 def sample_products(vectors, base, resolution, px, py, pz, planes, p, axes, n, keep):
     """The texture's four channels at each pixel, without amplitudes; planes are products of interpolated vectors, which
-    ``axes`` may ``keep`` for the gradient, as the n-th [AXES]."""
-    step, o = resolution * TEXEL, n * AXES
-    x0, x1, x2, x3, x4, x5, x6, x7 = read_axis(vectors, base, resolution, px)
-    y0, y1, y2, y3, y4, y5, y6, y7 = read_axis(vectors, base + step, resolution, py)
-    z0, z1, z2, z3, z4, z5, z6, z7 = read_axis(vectors, base + 2 * step, resolution, pz)
+    ``axes`` may ``keep`` for the gradient, as the n-th [AXES]. Planes of weight 0 are not read."""
+    x, o = base, n * AXES
+    y, z = base + resolution * TEXEL, base + 2 * resolution * TEXEL
+    of_xy, of_yz, of_zx = o + 3 * LANES, o + 11 * LANES, o + 19 * LANES
+    zero = splat(_F(0), LANES)
+    c0, c1, c2, c3 = zero, zero, zero, zero
     if keep:
         store(axes, o, px)
         store(axes, o + LANES, py)
         store(axes, o + 2 * LANES, pz)
-        keep_axis(axes, o + 3 * LANES, x0, x1, x2, x3, x4, x5, x6, x7)
-        keep_axis(axes, o + 11 * LANES, y0, y1, y2, y3, y4, y5, y6, y7)
-        keep_axis(axes, o + 19 * LANES, z0, z1, z2, z3, z4, z5, z6, z7)
-    xy, yz, zx = broadcast(planes, p, LANES), broadcast(planes, p + 1, LANES), broadcast(planes, p + 2, LANES)
-    return (
-        fma(x0 * y4, xy, fma(y0 * z4, yz, z0 * x4 * zx)),
-        fma(x1 * y5, xy, fma(y1 * z5, yz, z1 * x5 * zx)),
-        fma(x2 * y6, xy, fma(y2 * z6, yz, z2 * x6 * zx)),
-        fma(x3 * y7, xy, fma(y3 * z7, yz, z3 * x7 * zx)),
-    )
+    if planes[at(p)] != 0:
+        weight = broadcast(planes, p, LANES)
+        c0, c1, c2, c3 = add_plane(vectors, x, y, resolution, px, py, weight, axes, of_xy, keep, c0, c1, c2, c3)
+    if planes[at(p + 1)] != 0:
+        weight = broadcast(planes, p + 1, LANES)
+        c0, c1, c2, c3 = add_plane(vectors, y, z, resolution, py, pz, weight, axes, of_yz, keep, c0, c1, c2, c3)
+    if planes[at(p + 2)] != 0:
+        weight = broadcast(planes, p + 2, LANES)
+        c0, c1, c2, c3 = add_plane(vectors, z, x, resolution, pz, px, weight, axes, of_zx, keep, c0, c1, c2, c3)
+    return c0, c1, c2, c3
 
 
 def _weighted_16(a, weight):
@@ -154,31 +169,51 @@ weighted = inlined(_weighted_16 if LANES == 16 else _weighted_8)
 
 
 @inlined
-def pull_axis(vectors, base, resolution, place, grads, to, moves, g0, g1, g2, g3, g4, g5, g6, g7):
-    """The gradient of :func:`read_axis`: adds those of the texels to ``grads`` from ``to`` on, and returns that of the
-    place, in texels, where the point ``moves``."""
+def slope_here(vectors, o, g0, g1, g2, g3):
+    """How the gradients g of a vector's four numbers change with the texel at ``o``."""
+    even = fma(g0, broadcast(vectors, o, LANES), g2 * broadcast(vectors, o + 2, LANES))
+    return fma(g1, broadcast(vectors, o + 1, LANES), fma(g3, broadcast(vectors, o + 3, LANES), even))
+
+
+@inlined
+def pull_plane(
+    vectors, first, second, resolution, weight, axes, n, axis_a, axis_b, kept, red, green, blue, opacity, grads,
+    to_first, to_second, slopes, moves,
+):  # fmt: skip
+    """The gradient of :func:`add_plane`: adds those of texels to ``grads``, from ``to_first`` and ``to_second`` on, and
+    where the point ``moves`` those of the places to ``slopes``; returns that of the plane's weight, pixel by pixel."""
     zero, one = splat(_F(0), LANES), splat(_F(1), LANES)
-    low, slope = minimum(round_down(place), splat(_F(resolution - 2), LANES)), zero
+    a, b = load(axes, n * AXES + axis_a * LANES, LANES), load(axes, n * AXES + axis_b * LANES, LANES)
+    f0, f1, f2, f3 = four_kept(axes, n * AXES + kept * LANES)
+    s0, s1, s2, s3 = four_kept(axes, n * AXES + (kept + 4) * LANES)
+    of_weight = fma(red * f0, s0, fma(green * f1, s1, fma(blue * f2, s2, opacity * f3 * s3)))
+    red, green, blue, opacity = red * weight, green * weight, blue * weight, opacity * weight
+    f0, s0, f1, s1 = red * s0, red * f0, green * s1, green * f1  # the gradients of the vectors from here on
+    f2, s2, f3, s3 = blue * s2, blue * f2, opacity * s3, opacity * f3
+    last, slope_a, slope_b = splat(_F(resolution - 2), LANES), zero, zero
+    low_a, low_b = minimum(round_down(a), last), minimum(round_down(b), last)
     for t in range(resolution):
-        texel = splat(_F(t), LANES)
-        lower, upper = low == texel, low == texel - one
-        if any_lane(lower | upper):
-            weight, o = maximum(one - absolute(place - texel), zero), to + t * TEXEL
+        texel, before = splat(_F(t), LANES), splat(_F(t - 1), LANES)
+        lower_a, upper_a, lower_b, upper_b = low_a == texel, low_a == before, low_b == texel, low_b == before
+        if any_lane(lower_a | upper_a | lower_b | upper_b):
+            at_a, at_b = maximum(one - absolute(a - texel), zero), maximum(one - absolute(b - texel), zero)
             sums = sum_lanes_of_eight(
-                weighted(g0, weight), weighted(g1, weight), weighted(g2, weight), weighted(g3, weight),
-                weighted(g4, weight), weighted(g5, weight), weighted(g6, weight), weighted(g7, weight),
+                weighted(f0, at_a), weighted(f1, at_a), weighted(f2, at_a), weighted(f3, at_a),
+                weighted(s0, at_b), weighted(s1, at_b), weighted(s2, at_b), weighted(s3, at_b),
             )  # fmt: skip
-            store(grads, o, load(grads, o, TEXEL) + sums)
+            o = to_first + t * TEXEL
+            store(grads, o, load(grads, o, PER_VECTOR) + first_half(sums))
+            o = to_second + t * TEXEL + PER_VECTOR
+            store(grads, o, load(grads, o, PER_VECTOR) + second_half(sums))
             if moves:
-                o = base + t * TEXEL
-                even = fma(g0, broadcast(vectors, o, LANES), g2 * broadcast(vectors, o + 2, LANES))
-                odd = fma(g1, broadcast(vectors, o + 1, LANES), g3 * broadcast(vectors, o + 3, LANES))
-                even = fma(g4, broadcast(vectors, o + 4, LANES), even)
-                odd = fma(g5, broadcast(vectors, o + 5, LANES), odd)
-                even = fma(g6, broadcast(vectors, o + 6, LANES), even)
-                here = even + fma(g7, broadcast(vectors, o + 7, LANES), odd)
-                slope = slope + select(upper, here, select(lower, zero - here, zero))
-    return slope
+                here = slope_here(vectors, first + t * TEXEL, f0, f1, f2, f3)
+                slope_a = slope_a + select(upper_a, here, select(lower_a, zero - here, zero))
+                here = slope_here(vectors, second + t * TEXEL + PER_VECTOR, s0, s1, s2, s3)
+                slope_b = slope_b + select(upper_b, here, select(lower_b, zero - here, zero))
+    if moves:
+        store(slopes, axis_a * LANES, load(slopes, axis_a * LANES, LANES) + slope_a)
+        store(slopes, axis_b * LANES, load(slopes, axis_b * LANES, LANES) + slope_b)
+    return of_weight
 
 
 @inlined
@@ -187,43 +222,29 @@ def pull_products(
 ):  # fmt: skip
     """The gradient of :func:`sample_products`.
 
-    Adds those of texels to ``grads`` from ``place`` on, writes those of the place on each axis to ``slopes`` (0 unless
-    the point ``moves``), and returns those of the planes' weights, pixel by pixel.
+    Adds those of texels to ``grads`` from ``place`` on, and where the point ``moves`` those of the place on each axis
+    to ``slopes``, and returns those of the planes' weights, pixel by pixel.
     """
-    step, o = resolution * TEXEL, n * AXES
-    x, y, z = o + 3 * LANES, o + 11 * LANES, o + 19 * LANES
-    xy, yz, zx = broadcast(planes, p, LANES), broadcast(planes, p + 1, LANES), broadcast(planes, p + 2, LANES)
-    # Plane xy is the product of the first vector of x and the second of y, and so on around.
-    red_xy, green_xy, blue_xy, opacity_xy = red * xy, green * xy, blue * xy, opacity * xy
-    red_yz, green_yz, blue_yz, opacity_yz = red * yz, green * yz, blue * yz, opacity * yz
-    red_zx, green_zx, blue_zx, opacity_zx = red * zx, green * zx, blue * zx, opacity * zx
-    x0, x1, x2, x3 = four_kept(axes, x)
-    y4, y5, y6, y7 = four_kept(axes, y + 4 * LANES)
-    of_xy = fma(red * x0, y4, fma(green * x1, y5, fma(blue * x2, y6, opacity * x3 * y7)))
-    z0, z1, z2, z3 = four_kept(axes, z)
-    slope = pull_axis(
-        vectors, base, resolution, load(axes, o, LANES), grads, place, moves,
-        red_xy * y4, green_xy * y5, blue_xy * y6, opacity_xy * y7,
-        red_zx * z0, green_zx * z1, blue_zx * z2, opacity_zx * z3,
-    )  # fmt: skip
-    store(slopes, 0, slope)
-    z4, z5, z6, z7 = four_kept(axes, z + 4 * LANES)
-    y0, y1, y2, y3 = four_kept(axes, y)
-    of_yz = fma(red * y0, z4, fma(green * y1, z5, fma(blue * y2, z6, opacity * y3 * z7)))
-    slope = pull_axis(
-        vectors, base + step, resolution, load(axes, o + LANES, LANES), grads, place + step, moves,
-        red_yz * z4, green_yz * z5, blue_yz * z6, opacity_yz * z7,
-        red_xy * x0, green_xy * x1, blue_xy * x2, opacity_xy * x3,
-    )  # fmt: skip
-    store(slopes, LANES, slope)
-    x4, x5, x6, x7 = four_kept(axes, x + 4 * LANES)
-    of_zx = fma(red * z0, x4, fma(green * z1, x5, fma(blue * z2, x6, opacity * z3 * x7)))
-    slope = pull_axis(
-        vectors, base + 2 * step, resolution, load(axes, o + 2 * LANES, LANES), grads, place + 2 * step, moves,
-        red_zx * x4, green_zx * x5, blue_zx * x6, opacity_zx * x7,
-        red_yz * y0, green_yz * y1, blue_yz * y2, opacity_yz * y3,
-    )  # fmt: skip
-    store(slopes, 2 * LANES, slope)
+    step = resolution * TEXEL
+    x, y, z = base, base + step, base + 2 * step
+    to_x, to_y, to_z = place, place + step, place + 2 * step
+    zero = splat(_F(0), LANES)
+    of_xy, of_yz, of_zx = zero, zero, zero
+    if planes[at(p)] != 0:
+        of_xy = pull_plane(
+            vectors, x, y, resolution, broadcast(planes, p, LANES), axes, n, 0, 1, 3, red, green, blue, opacity, grads,
+            to_x, to_y, slopes, moves,
+        )  # fmt: skip
+    if planes[at(p + 1)] != 0:
+        of_yz = pull_plane(
+            vectors, y, z, resolution, broadcast(planes, p + 1, LANES), axes, n, 1, 2, 11, red, green, blue, opacity,
+            grads, to_y, to_z, slopes, moves,
+        )  # fmt: skip
+    if planes[at(p + 2)] != 0:
+        of_zx = pull_plane(
+            vectors, z, x, resolution, broadcast(planes, p + 2, LANES), axes, n, 2, 0, 19, red, green, blue, opacity,
+            grads, to_z, to_x, slopes, moves,
+        )  # fmt: skip
     return of_xy, of_yz, of_zx
 
 

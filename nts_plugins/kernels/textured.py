@@ -30,7 +30,7 @@ from nts_plugins.kernels.vector_math import (
     trailing_zeros,
 )
 from nts_plugins.kernels.vector_shapes import load_every_fourth, mask_bits
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, inlined, load, splat, store
+from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
 
 _F = np.float32
 
@@ -91,7 +91,7 @@ def _weights_kernel(tanh: bool, keep: bool):
                     )
                 red, green = red * broadcast(amplitudes, 0, LANES), green * broadcast(amplitudes, 1, LANES)
                 blue = blue * broadcast(amplitudes, 2, LANES)
-                strength = fma(opacity * broadcast(amplitudes, 3, LANES), per_residual(amplitudes, peak), peak)
+                strength = fma(opacity, broadcast(amplitudes, 3, LANES), peak)
             alpha = minimum(strength, cap)
             after = through * (one - alpha)
             seen = seen & (alpha >= faintest)
@@ -121,12 +121,6 @@ def _weights_kernel(tanh: bool, keep: bool):
         return n, any_lane(through > zero)
 
     return textured_weights
-
-
-@inlined
-def per_residual(amplitudes, peak):
-    """How much a residual of opacity adds to alpha."""
-    return fma(broadcast(amplitudes, 5, LANES), peak, broadcast(amplitudes, 4, LANES))
 
 
 @helper
@@ -206,8 +200,7 @@ Args, beside those of ``composite.composite_forward`` (the first three channels 
     rays: [M * RAYS] float64, see ``texture_sampling``.
     vectors: [M * 3 * resolution * TEXEL].
     planes: [M * 3] weights of the planes.
-    amplitudes: [6] factors on the four channels, then how much a residual of opacity adds to alpha: a number, and
-        what it has for each unit of o exp(-sigma).
+    amplitudes: [4] factors on what is read.
     resolution: texels on an axis.
     tanh_constants: from ``texture_tanh.tanh_constants``.
 """

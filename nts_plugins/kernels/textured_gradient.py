@@ -26,7 +26,6 @@ from nts_plugins.kernels.textured import (
     STRENGTH,
     TRACE,
     gather_textured,
-    per_residual,
     plain_trace,
     tanh_trace,
 )
@@ -133,24 +132,21 @@ def _pull_kernel(tanh: bool, moves: bool):
             free = adds & (strength <= cap)
             if row >= 0:
                 free = free | (adds & (grad_alpha > zero))
-            # A residual that multiplies the peak makes alpha rise with it, by so much more or less.
-            rises = fma(broadcast(amplitudes, 5, LANES), strength - peak, peak)
-            store(projected, i * LANES, select(free, zero - rises * grad_alpha, zero))
+            store(projected, i * LANES, select(free, zero - peak * grad_alpha, zero))
             if row < 0:
                 continue
             grad_red = grad_red * broadcast(amplitudes, 0, LANES)
             grad_green = grad_green * broadcast(amplitudes, 1, LANES)
             grad_blue = grad_blue * broadcast(amplitudes, 2, LANES)
-            grad_opacity = select(free, grad_alpha, zero) * per_residual(amplitudes, peak)
-            grad_opacity = grad_opacity * broadcast(amplitudes, 3, LANES)
+            grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
             texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
             of_rays = place + 3 * resolution * TEXEL
+            if moves:
+                store(slopes, 0, zero)
+                store(slopes, LANES, zero)
+                store(slopes, 2 * LANES, zero)
             if tanh:
                 store_interleaved(shown, 0, grad_red, grad_green, grad_blue, grad_opacity)
-                if moves:
-                    store(slopes, 0, zero)
-                    store(slopes, LANES, zero)
-                    store(slopes, 2 * LANES, zero)
                 s0 = splat(_F(0), 4)
                 s1, s2 = s0, s0
                 bits = mask_bits(adds)

@@ -95,5 +95,6 @@ class TexturedModel(SplatModel):
         losses = super().get_loss_dict(outputs, batch, metrics_dict)
         textures, self.drawn_textures = self.drawn_textures, None
         if textures is not None:
-            losses.update(self.texture.losses(textures))
+            price = self.strategy.opacity_price(self.gauss_params, losses["main_loss"])
+            losses.update(self.texture.losses(textures, None if price is None else price * self.num_points))
         return losses

@@ -22,7 +22,7 @@ class Skin(NamedTuple):
 
     row_of: np.ndarray  # [N] int32, -1 where a splat has none
     resolution: int
-    amplitudes: np.ndarray  # [6], see kernels.textured
+    amplitudes: np.ndarray  # [4]
     tanh: bool
     moves: bool
 
@@ -62,7 +62,8 @@ class Skin(NamedTuple):
         grad_rays = np.empty(rays.shape, np.float64)
         flat_grads = (array.reshape(-1) for array in (grad_vectors, grad_planes, grad_rays))
         run(textured_gradient.gather_textures, first_record, texture_records, self.resolution, *flat_grads)
-        return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
+        grads = torch.from_numpy(grad_planes).masked_fill_(planes == 0, 0.0)  # planes that are left out
+        return torch.from_numpy(grad_vectors), grads, torch.from_numpy(grad_rays)
 
 
 Inputs = Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]
@@ -76,8 +77,7 @@ def texture_inputs(
         return (None, None, None), None
     m, row_of = len(textures), np.full(len(gaussians), -1, np.int32)
     row_of[textures.splats.numpy()] = np.arange(m, dtype=np.int32)
-    scaled = float(textures.scales_opacity)
-    amplitudes = np.array([*textures.amplitudes, 1 - scaled, scaled], np.float32)
+    amplitudes = np.array(textures.amplitudes, np.float32)
     skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
     planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
     rays = splat_rays(textures, gaussians, viewmat, K)

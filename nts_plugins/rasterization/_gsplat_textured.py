@@ -118,7 +118,6 @@ def _composite(
         settings.rules.transmittance_stop,
         textures.product_tanh,
         textures.moves_splats,
-        textures.scales_opacity,
         textures.amplitudes,
     )
     return triton_textured.CompositeTextured.apply(

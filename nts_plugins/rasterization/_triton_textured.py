@@ -38,7 +38,7 @@ class TileLists(NamedTuple):
 def _forward(
     means2d, conics, opacities, values, background, offsets, splats, row_of, rays, vectors, planes, amplitudes,
     image, behind, last, columns, width, height, cap, faintest, stop,
-    E: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr, SCALES: tl.constexpr,
+    E: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     x, y = tile_pixels(tile, columns)
@@ -58,7 +58,7 @@ def _forward(
         row = tl.load(row_of + splat)
         if (row >= 0) & (tl.max(seen.to(tl.int32), axis=0) > 0):
             shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, seen, T, TANH)
-            peak += column_of(shown, 3, 4) * (peak if SCALES else 1.0)
+            peak += column_of(shown, 3, 4)
             for k in tl.static_range(3):
                 floor = tl.minimum(value, 0.0)
                 moved = value + column_of(shown, k, 4)[:, None]
@@ -85,7 +85,6 @@ def _backward(
     behind, last, grad_image, grad_alphas, grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
     grad_vectors, grad_planes, grad_rays, columns, width, height, cap, faintest,
     E: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, TANH: tl.constexpr, MOVES: tl.constexpr,
-    SCALES: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     x, y = tile_pixels(tile, columns)
@@ -111,7 +110,7 @@ def _backward(
         strength = peak
         if row >= 0:
             shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, adds, T, TANH)
-            strength += column_of(shown, 3, 4) * (peak if SCALES else 1.0)
+            strength += column_of(shown, 3, 4)
             for k in tl.static_range(3):
                 floor = tl.minimum(value, 0.0)
                 moved = value + column_of(shown, k, 4)[:, None]
@@ -129,7 +128,7 @@ def _backward(
             grad_alpha = through * here - rest / (1.0 - alpha)
             rest += weight * here
             free = tl.where(adds & ((strength <= cap) | ((row >= 0) & (grad_alpha > 0.0))), grad_alpha, 0.0)
-            grad_sigma = -(strength if SCALES else peak) * free
+            grad_sigma = -peak * free
             a, b, d = tl.load(conics + splat * 3), tl.load(conics + splat * 3 + 1), tl.load(conics + splat * 3 + 2)
             grad_x, grad_y = -grad_sigma * (a * dx + b * dy), -grad_sigma * (b * dx + d * dy)
             tl.atomic_add(grad_means2d + splat * 2, tl.sum(grad_x))
@@ -144,8 +143,7 @@ def _backward(
             tl.atomic_add(grad_values + splat * E + c, tl.sum(weighted * kept, axis=0), mask=c < E)
             if row >= 0:
                 weighted = weighted * passes
-                of_alpha = free * peak if SCALES else free
-                of_shown = tl.where(four == 3, of_alpha[:, None], 0.0)
+                of_shown = tl.where(four == 3, free[:, None], 0.0)
                 for k in tl.static_range(3):
                     of_shown += tl.where(four == k, column_of(weighted, k, WIDE)[:, None], 0.0)
                 of_shown = of_shown * gains
@@ -172,7 +170,6 @@ class Settings(NamedTuple):
     transmittance_stop: float
     tanh: bool
     moves: bool
-    scales: bool
     amplitudes: Tuple[float, float, float, float]
 
 
@@ -196,8 +193,8 @@ class CompositeTextured(torch.autograd.Function):
         last = torch.empty(height, width, dtype=torch.int32, device=values.device)
         _forward[(len(lists.offsets) - 1,)](
             *given, lists.offsets, lists.splats, row_of, *texture, amplitudes, image, behind, last, lists.columns,
-            width, height, settings.alpha_cap, settings.alpha_min, settings.transmittance_stop, E=channels,
-            WIDE=_power(channels), T=vectors.shape[2], TANH=settings.tanh, SCALES=settings.scales, num_warps=8,
+            width, height, settings.alpha_cap, settings.alpha_min, settings.transmittance_stop,
+            E=channels, WIDE=_power(channels), T=vectors.shape[2], TANH=settings.tanh, num_warps=8,
         )  # fmt: skip
         ctx.save_for_backward(*given, *texture, row_of, amplitudes, behind, last)
         ctx.lists, ctx.settings, ctx.absgrad = lists, settings, absgrad
@@ -218,9 +215,10 @@ class CompositeTextured(torch.autograd.Function):
             amplitudes, behind, last, grad_image, grad_alphas.contiguous(), *grads, grad_rays, lists.columns,
             settings.width, settings.height, settings.alpha_cap, settings.alpha_min,
             E=channels, WIDE=_power(channels), T=vectors.shape[2], PAD=max(16, _power(vectors.shape[2])),
-            TANH=settings.tanh, MOVES=settings.moves, SCALES=settings.scales, num_warps=8,
+            TANH=settings.tanh, MOVES=settings.moves, num_warps=8,
         )  # fmt: skip
         grad_means2d, grad_abs, *others, grad_vectors, grad_planes = grads
+        grad_planes.masked_fill_(planes == 0, 0.0)  # planes that are left out
         if ctx.absgrad is not None:
             ctx.absgrad += grad_abs
         grad_background = behind.flatten() @ grad_image.view(-1, channels)

@@ -35,15 +35,13 @@ class Textures:
     splats: Tensor
     """[M] int64: which splat each of them is on; no splat has two."""
     weights: Optional[Tensor] = None
-    """[M, 3] of the planes; None takes their mean, a third each."""
+    """[M, 3] of the planes; None takes their mean, a third each. A plane of weight 0 is left out, which saves reading
+    it; no gradient reaches that weight."""
     product_tanh: bool = False
     """Take tanh of every texel, after the product, as the paper does. The products of bounded vectors are bounded too,
     and then two interpolations of vectors and a product give the interpolation of texels, which is much less work."""
     amplitudes: Tuple[float, float, float, float] = (1.0, 1.0, 1.0, 0.2)
     """Factors on the four channels, after tanh. The paper's."""
-    scales_opacity: bool = False
-    """Multiply a splat's alpha by 1 + the residual of opacity, as the paper's program does on SplatFields, instead of
-    adding the residual. What is added does not fall off with the splat: it ends where that fades below 1/255."""
     moves_splats: bool = False
     """Let gradients pass through the point to positions, sizes and rotations. The paper takes it as given."""
 
@@ -173,6 +171,7 @@ def sample(textures: Textures, points: Tensor) -> Tensor:
     low = low.long()
     m = torch.arange(len(textures), device=points.device)
     weights = textures.weights
+    weights = None if weights is None else torch.where(weights == 0, 0.0, weights)
     total = points.new_zeros((*points.shape[:2], 4))
     for k in range(3):
         after = (k + 1) % 3
@@ -205,10 +204,8 @@ class Residuals(NamedTuple):
 
     colors: Tensor
     """[P, S, 3] added to red, green and blue."""
-    added: Tensor
+    opacity: Tensor
     """[P, S] added to alpha."""
-    scaled: Tensor
-    """[P, S]: alpha times so much is added to it too."""
     textured: Tensor
     """[S] bool, which splats have a texture; the residuals of the others are 0."""
 
@@ -219,7 +216,7 @@ class Residuals(NamedTuple):
         only near their centre, and nothing else would tell them that they cover too much. In the program of Wang et al.
         2025 all gradients pass; one that would raise an alpha there has nothing to gain.
         """
-        alpha = alpha + self.added + alpha * self.scaled
+        alpha = alpha + self.opacity
         return torch.where(self.textured, _Capped.apply(alpha, cap), alpha)
 
 
@@ -245,7 +242,6 @@ def sampler(
         mine = replace(textures, vectors=textures.vectors[own[chosen]], splats=splats[chosen], weights=weights)
         found = pixels.new_zeros(len(pixels), len(splats), 4)
         found = found.index_copy(1, chosen.nonzero()[:, 0], sample(mine, points))
-        colors, opacity, nothing = found[..., :3], found[..., 3], torch.zeros_like(found[..., 3])
-        return Residuals(colors, *((nothing, opacity) if textures.scales_opacity else (opacity, nothing)), chosen)
+        return Residuals(found[..., :3], found[..., 3], chosen)
 
     return residuals

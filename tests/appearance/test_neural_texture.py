@@ -61,6 +61,9 @@ def test_planes_by_area() -> None:
     weights = made(plane_weights="area").textures(flat, CENTER, 10, seen).weights
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), atol=2e-5, rtol=0)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
+    round_ = replace(flat, scales=torch.tensor([[0.1, 0.2, 0.19], [0.2, 0.1, 0.3]]))
+    weights = made(plane_weights="face").textures(round_, CENTER, 10, seen).weights
+    assert weights.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
     assert made().textures(flat, CENTER, 10, seen).weights is None
 
 
@@ -81,6 +84,14 @@ def test_the_cost_is_the_mean_of_texels() -> None:
     torch.testing.assert_close(losses["texture_opacity"], 0.5 * 0.2 * texels[..., 3].mean())
     sum(losses.values()).backward()
     assert texture.field.color_planes.features.grad.any()
+    # Where opacity costs something, a texture does not save it: a plane of 6 x 6 standard deviations covers 36 / 2 pi
+    # times as much as a splat of the same opacity.
+    price = torch.tensor(0.1)
+    assert texture.losses(textures, price) == losses
+    charging = made(opacity_penalty=0.5, color_penalty=0.25, charges_opacity=True)
+    assert charging.losses(textures) == losses
+    more = charging.losses(textures, price)["texture_opacity"] - losses["texture_opacity"]
+    torch.testing.assert_close(more, 0.1 * 36 / (2 * torch.pi) * 0.2 * texels[..., 3].mean())
 
 
 def test_making_one_draws_no_random_number() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from nts_plugins.errors import InputError
-from nts_plugins.gaussians import DefaultConfig, make_strategy
+from nts_plugins.gaussians import DefaultConfig, MCMCConfig, make_strategy
 from tests.gaussians.training import pull, start
 
 
@@ -22,6 +22,13 @@ def test_opacity_costs_its_share_of_the_loss() -> None:
     assert torch.allclose(losses["opacity_cost"], 0.5 * 0.25 * share)
     pulled, back = torch.autograd.grad(losses["opacity_cost"], [training.params["opacities"], loss], allow_unused=True)
     assert (pulled > 0).all() and back is None
+    price = strategy.opacity_price(training.params, loss)
+    assert float(price) == pytest.approx(0.5 * 0.25 / 100) and not price.requires_grad
+    assert free.opacity_price(training.params, loss) is None
+    random = make_strategy(MCMCConfig(opacity_regularization=0.3))
+    charged = random.losses(training.params, random.initialize_state(), 0, loss)["opacity_regularization"]
+    opacities = torch.sigmoid(training.params["opacities"])
+    torch.testing.assert_close(random.opacity_price(training.params, loss) * opacities.sum(), charged)
     with pytest.raises(InputError, match="opacity_cost needs a capacity"):
         make_strategy(DefaultConfig(opacity_cost=0.5))
 

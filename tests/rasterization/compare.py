@@ -83,7 +83,7 @@ def _with_texture(
     points = splat_points(scene.gaussians.select(splats), *view, pixels)
     places = (points / EXTENT + 1) / 2 * (textures.resolution - 1)
     near_edge = ((places - places.round()).abs() < 1e-4).any(dim=-1) & torch.isin(splats, textures.splats)
-    return strength + residuals.added + strength * residuals.scaled, near_edge
+    return strength + residuals.opacity, near_edge
 
 
 def _perturbed(scene: Scene, rules: Rules, antialiased: bool, factor: float) -> reference.Projection:

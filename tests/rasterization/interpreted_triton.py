@@ -19,8 +19,8 @@ SCENES = {
     "products": lambda: textured(scene(40, sh_degree=2, channels=2, cameras_=2, width=21, height=18, seed=16)),
     "tanh": lambda: textured(scene(40, width=21, height=18, seed=17), texels=8, product_tanh=True),
     "moves": lambda: textured(scene(40, width=21, height=18, seed=18), texels=4, moves_splats=True),
-    "scales opacity": lambda: textured(
-        scene(40, width=21, height=18, seed=20), texels=3, scales_opacity=True, amplitudes=(1.0, 1.0, 1.0, 2.0)
+    "one plane": lambda: textured(
+        scene(40, width=21, height=18, seed=20), texels=3, one_plane=True, amplitudes=(1.0, 1.0, 1.0, 3.0)
     ),
     "tanh moves": lambda: textured(scene(30, width=18, height=9, seed=19), 1.0, moves_splats=True, product_tanh=True),
     "none": lambda: textured(scene(20, width=18, height=9, seed=20), 0.0),

@@ -33,7 +33,7 @@ from nts_plugins.rasterization import _triton_textured as kernels
 
 KINDS = {"columns": "i32", "width": "i32", "height": "i32", "cap": "fp32", "faintest": "fp32", "stop": "fp32"}
 KINDS.update(offsets="*i32", splats="*i32", row_of="*i32", last="*i32")
-SIZES = {"E": 4, "WIDE": 4, "T": 8, "PAD": 16, "TANH": True, "MOVES": True, "SCALES": True}
+SIZES = {"E": 4, "WIDE": 4, "T": 8, "PAD": 16, "TANH": True, "MOVES": True}
 for kernel in (kernels._forward, kernels._backward):
     names = list(inspect.signature(kernel.fn).parameters)
     kinds = {name: "constexpr" if name in SIZES else KINDS.get(name, "*fp32") for name in names}
