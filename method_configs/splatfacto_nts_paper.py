@@ -70,6 +70,7 @@ def texture(of: TextureFieldConfig, region: str, **differences: Any) -> NeuralTe
         camera_noise=0.0,
         moves_splats=False,
         opacity_penalty=0.01,
+        charges_opacity=False,
         color_penalty=0.01,
         penalty_views=None,
     )
