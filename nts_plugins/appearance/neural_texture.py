@@ -7,7 +7,7 @@ Source: Wang, Wang, Mihajlovic, Tang 2025 (arXiv 2511.18873). The field is ``fie
 
 import math
 from dataclasses import dataclass, field
-from typing import Dict, Literal, Optional, Sequence, Union
+from typing import Dict, Literal, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -185,15 +185,17 @@ class NeuralTexture(nn.Module):
             opacity_price: what opacities of 1 of all splats would cost, a scalar.
         """
         sizes = textures.vectors.abs().mean(dim=2)  # [M, 3, 2, 4]
-        mean = (sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]).mean(dim=(0, 1)).unbind()
+        planes = sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]  # [M, 3, 4]
+        mean = planes.mean(dim=(0, 1)).unbind()
         scale = textures.amplitudes
         color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
         config = self.config
         share = 1.0 if config.penalty_views is None else config.penalty_views / max(self.views, 1)
-        opacity_rate: Union[float, Tensor] = share * config.opacity_penalty
+        opacity = share * config.opacity_penalty * scale[3] * mean[3]
         if config.charges_opacity and opacity_price is not None:
-            opacity_rate = opacity_rate + opacity_price * SPREAD
+            weights = planes.new_tensor(1 / 3) if textures.weights is None else textures.weights
+            opacity = opacity + opacity_price * SPREAD * scale[3] * (planes[..., 3] * weights).sum(dim=1).mean()
         return {
-            "texture_opacity": opacity_rate * scale[3] * mean[3],
+            "texture_opacity": opacity,
             "texture_color": share * config.color_penalty * color,
         }

@@ -92,6 +92,10 @@ def test_the_cost_is_the_mean_of_texels() -> None:
     assert charging.losses(textures) == losses
     more = charging.losses(textures, price)["texture_opacity"] - losses["texture_opacity"]
     torch.testing.assert_close(more, 0.1 * 36 / (2 * torch.pi) * 0.2 * texels[..., 3].mean())
+    one = replace(textures, weights=torch.tensor([[0.0, 1.0, 0.0], [0.0, 0.5, 0.0]]))
+    more = charging.losses(one, price)["texture_opacity"] - losses["texture_opacity"]
+    shown = (texels[1, 0, ..., 3].mean() + 0.5 * texels[1, 1, ..., 3].mean()) / 2
+    torch.testing.assert_close(more, 0.1 * 36 / (2 * torch.pi) * 0.2 * shown)
 
 
 def test_making_one_draws_no_random_number() -> None:
