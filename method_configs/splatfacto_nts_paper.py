@@ -19,7 +19,8 @@ What differs, in all of them:
 - The backbone is this suite's splats. GOF's alpha is the peak along the ray; here it is that of the projected splat.
   Its terms for geometry are those of the surface head. SplatFields' convolutional planes, which make its splats, are
   not here: that preset has textures as it has them, on free splats.
-- The cap of alpha is the backbone's .999, which keeps a texture of zeros exact; the paper's is .99.
+- The cap of alpha is the backbone's .999, which keeps a texture of zeros exact; the paper's is .99. Of gradients at it
+  only those pass that would lower alpha; in the paper's program all do.
 - The penalty on textures is a mean over splats that have one. In the program it runs over all, so that its weight
   changes with how many do.
 - Space outside of a box is not squashed onto its sides (the program has +-10 for Mip-NeRF 360, and [0, 3] for DTU).

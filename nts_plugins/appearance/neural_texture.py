@@ -45,8 +45,8 @@ class NeuralTextureConfig:
     """Largest residual of opacity; that of colour is 1."""
     plane_weights: Literal["mean", "area", "face"] = "mean"
     """How a splat's three planes are added: the same for all, or by the area that the splat has on each, so that a flat
-    one shows that of its face; or the plane of its face alone, that of its two longest axes, which takes a third of the
-    time to read. The last is not the paper's."""
+    one shows that of its face; or the plane of its face alone, that of its two longest axes, which the CPU reads in a
+    third of the time. The last is not the paper's."""
     region: RegionKind = "unbounded"
     """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`."""
     camera_noise: float = 0.0

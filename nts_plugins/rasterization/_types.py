@@ -13,7 +13,8 @@ class Rules:
 
     name: str
     alpha_cap: float
-    """Largest opacity of a splat in a pixel. Above it geometry and opacity get no gradient."""
+    """Largest opacity of a splat in a pixel. Above it geometry and opacity get no gradient; with a texture, one that
+    lowers it alone, see ``textures.Residuals.change``."""
     opacity_aware_extent: bool
     """False: a square of 3 sigma of the longer axis. True: per axis min(3.33, sqrt(2 ln(255 o))) sigma."""
     radii_per_axis: bool

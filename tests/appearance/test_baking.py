@@ -41,7 +41,7 @@ def camera(position: List[float], turned: bool = False) -> baking.Camera:
     return viewmat[None], torch.tensor([[[20.0, 0.0, 10.0], [0.0, 20.0, 10.0], [0.0, 0.0, 1.0]]]), 20, 20
 
 
-@pytest.mark.parametrize("plane_weights", ["mean", "area"])
+@pytest.mark.parametrize("plane_weights", ["mean", "area", "face"])
 def test_baked_is_what_a_camera_there_sees_for_all_splats_that_have_a_texture(
     plane_weights: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
