@@ -148,6 +148,34 @@ def let_paths_sweep_time() -> None:
     render.get_interpolated_camera_path = sweeping
 
 
+def let_viewers_start_beside_other_processes() -> None:
+    """Keep viser 0.2.7 from stopping when any process of the machine ends while it starts.
+
+    It looks at all of them, for one that serves its web page during its own development, and is not prepared for one
+    that is gone before it has looked. Then it looks again; the answer only spares it from asking whether the page is
+    up to date.
+    """
+    from viser import _client_autobuild
+
+    original = getattr(_client_autobuild, "_check_viser_yarn_running", None)
+    if original is None or hasattr(original, "looks_again"):
+        return
+
+    @functools.wraps(original)
+    def patient() -> bool:
+        import psutil
+
+        for _ in range(20):
+            try:
+                return original()
+            except psutil.NoSuchProcess:
+                continue
+        return False
+
+    patient.looks_again = True  # type: ignore[attr-defined]
+    _client_autobuild._check_viser_yarn_running = patient
+
+
 def allow_nerfstudio_checkpoints() -> None:
     """Let ``torch.load`` read nerfstudio's own checkpoints where it refuses unknown classes (torch >= 2.6).
 

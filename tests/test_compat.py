@@ -33,6 +33,26 @@ def test_nerfstudios_checkpoints_are_read_without_running_code() -> None:
     assert loaded["schedulers"]["means"]["_last_lr"] == schedule.get_last_lr()
 
 
+def test_a_viewer_starts_while_processes_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    import psutil
+    from viser import _client_autobuild
+
+    class Gone:
+        def cwd(self) -> str:
+            raise psutil.NoSuchProcess(1)
+
+    looks = iter([[Gone()], [Gone()], []])
+    monkeypatch.setattr(psutil, "process_iter", lambda: next(looks))
+    # Pipelines of this process may have put it there before.
+    found = _client_autobuild._check_viser_yarn_running
+    monkeypatch.setattr(_client_autobuild, "_check_viser_yarn_running", getattr(found, "__wrapped__", found))
+    with pytest.raises(psutil.NoSuchProcess):
+        _client_autobuild._check_viser_yarn_running()
+    for _ in range(2):
+        compat.let_viewers_start_beside_other_processes()
+    assert not _client_autobuild._check_viser_yarn_running()
+
+
 def test_torch_load_is_left_alone() -> None:
     import nts_plugins.method_configs  # noqa: F401 - what nerfstudio's commands import
 

@@ -13,6 +13,7 @@ from typing import Any, Dict, Iterator, List, Optional, Type
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
+from nts_plugins import compat
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation import images as image_protocol
 from nts_plugins.evaluation.cost import megabytes, timed
@@ -32,6 +33,10 @@ class SplatPipeline(VanillaPipeline):
 
     Where pictures are saved (``ns-eval --render-output-path DIR``), ``DIR/per_image.json`` holds the metrics of each.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        compat.let_viewers_start_beside_other_processes()
 
     @torch.no_grad()
     def get_average_image_metrics(
