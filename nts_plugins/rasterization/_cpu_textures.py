@@ -62,8 +62,7 @@ class Skin(NamedTuple):
         grad_rays = np.empty(rays.shape, np.float64)
         flat_grads = (array.reshape(-1) for array in (grad_vectors, grad_planes, grad_rays))
         run(textured_gradient.gather_textures, first_record, texture_records, self.resolution, *flat_grads)
-        grads = torch.from_numpy(grad_planes).masked_fill_(planes == 0, 0.0)  # planes that are left out
-        return torch.from_numpy(grad_vectors), grads, torch.from_numpy(grad_rays)
+        return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
 
 
 Inputs = Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]

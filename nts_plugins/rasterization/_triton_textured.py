@@ -218,7 +218,6 @@ class CompositeTextured(torch.autograd.Function):
             TANH=settings.tanh, MOVES=settings.moves, num_warps=8,
         )  # fmt: skip
         grad_means2d, grad_abs, *others, grad_vectors, grad_planes = grads
-        grad_planes.masked_fill_(planes == 0, 0.0)  # planes that are left out
         if ctx.absgrad is not None:
             ctx.absgrad += grad_abs
         grad_background = behind.flatten() @ grad_image.view(-1, channels)

@@ -68,12 +68,18 @@ textures are made only for splats that are seen."""
 def textures_of(source: Optional[TextureSource], radii: Tensor) -> Optional[Textures]:
     """The textures of a camera that draws splats with these radii [N, 2]; None where there are none."""
     if source is None or isinstance(source, Textures):
-        return source
+        return None if source is None else _without_left_out(source)
     textures = source(radii)
     if textures is None or len(textures) == 0:
         return None
     check_textures(textures, len(radii), values=False)
-    return textures
+    return _without_left_out(textures)
+
+
+def _without_left_out(textures: Textures) -> Textures:
+    """The same, but no gradient reaches weights of 0, for backends may leave out these planes."""
+    weights = textures.weights
+    return textures if weights is None else replace(textures, weights=torch.where(weights == 0, 0.0, weights))
 
 
 def check_textures(textures: Textures, n_splats: int, values: bool = True) -> None:
@@ -171,7 +177,6 @@ def sample(textures: Textures, points: Tensor) -> Tensor:
     low = low.long()
     m = torch.arange(len(textures), device=points.device)
     weights = textures.weights
-    weights = None if weights is None else torch.where(weights == 0, 0.0, weights)
     total = points.new_zeros((*points.shape[:2], 4))
     for k in range(3):
         after = (k + 1) % 3
