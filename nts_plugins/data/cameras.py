@@ -47,7 +47,7 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
 
 def is_pinhole(camera: Cameras) -> bool:
     """Whether all of the cameras are pinhole cameras."""
-    return bool((camera.camera_type == CameraType.PERSPECTIVE.value).all())
+    return all(kind == CameraType.PERSPECTIVE.value for kind in camera.camera_type.flatten().tolist())
 
 
 def world_to_camera(camera_to_worlds: Tensor) -> Tensor:

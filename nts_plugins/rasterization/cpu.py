@@ -177,7 +177,7 @@ def _info(views: List[View], means2d: Tensor, settings: Settings) -> Dict[str, A
     columns, rows = tile_grid(settings)
     return {
         "means2d": means2d,
-        "radii": radii if settings.rules.radii_per_axis else radii.amax(dim=-1),
+        "radii": radii if settings.rules.radii_per_axis else torch.maximum(*radii.unbind(dim=-1)),
         "depths": _batch([view.depths for view in views]),
         "conics": _batch([view.conics.to(torch.float32) for view in views]),
         "opacities": _batch([view.opacities for view in views]),

@@ -25,14 +25,25 @@ from nts_plugins import compat
 class AdamConfig(OptimizerConfig):
     """Adam (Kingma and Ba 2015), with torch's fused kernel where the parameters' device has one."""
 
-    _target: Type = torch.optim.Adam
+    _target: Type = field(default_factory=lambda: Adam)
     eps: float = 1e-15
     """Added to the denominator. Far below Adam's usual 1e-8, because a splat's gradients can be as small as that."""
 
     def setup(self, params: Iterable[Parameter]) -> Optimizer:
         params = list(params)
         fused = bool(params) and all(p.device.type in compat.fused_adam_devices() for p in params)
-        return torch.optim.Adam(params, lr=self.lr, eps=self.eps, fused=fused)
+        return Adam(params, lr=self.lr, eps=self.eps, fused=fused)
+
+
+class Adam(torch.optim.Adam):
+    """torch's, which forgets gradients without telling a profiler: a tenth of a step's time around its kernels."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        if not set_to_none:
+            return super().zero_grad(set_to_none=False)
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None
 
 
 @dataclass
