@@ -79,8 +79,9 @@ def bake(
             parts.append(replace(made, splats=made.splats + first))
     if not parts:
         return None
-    weights = (
-        None if parts[0].weights is None else torch.cat([part.weights for part in parts if part.weights is not None])
-    )
-    vectors, splats = torch.cat([part.vectors for part in parts]), torch.cat([part.splats for part in parts])
-    return replace(parts[0], vectors=vectors, splats=splats, weights=weights)
+    joined = {
+        name: torch.cat([getattr(part, name) for part in parts])
+        for name in ("vectors", "splats", "weights", "faces")
+        if getattr(parts[0], name) is not None
+    }
+    return replace(parts[0], **joined)

@@ -7,7 +7,7 @@ Source: Wang, Wang, Mihajlovic, Tang 2025 (arXiv 2511.18873). The field is ``fie
 
 import math
 from dataclasses import dataclass, field
-from typing import Dict, Literal, Optional, Sequence
+from typing import Dict, Literal, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -45,8 +45,8 @@ class NeuralTextureConfig:
     """Largest residual of opacity; that of colour is 1."""
     plane_weights: Literal["mean", "area", "face"] = "mean"
     """How a splat's three planes are added: the same for all, or by the area that the splat has on each, so that a flat
-    one shows that of its face; or the plane of its face alone, that of its two longest axes, which the CPU reads in a
-    third of the time. The last is not the paper's."""
+    one shows that of its face; or the plane of its face alone, that of its two longest axes: a third of what is decoded
+    and read. The last is not the paper's."""
     region: RegionKind = "unbounded"
     """How the field covers the scene, see :class:`nts_plugins.fields.regions.Region`."""
     camera_noise: float = 0.0
@@ -97,7 +97,8 @@ class NeuralTexture(nn.Module):
         if config.penalty_views is not None and config.penalty_views < 1:
             raise InputError(f"NeuralTextureConfig.penalty_views is {config.penalty_views}; it must be above zero.")
         with torch.random.fork_rng(devices=[]):
-            self.field = TextureField(config.field, Region(config.region, center, radius))
+            planes = 1 if config.plane_weights == "face" else 3
+            self.field = TextureField(config.field, Region(config.region, center, radius), planes)
 
     def strength_at(self, step: int) -> float:
         """How strong textures are in a training step, 0 to 1."""
@@ -142,7 +143,7 @@ class NeuralTexture(nn.Module):
             if self.training and config.camera_noise > 0:
                 toward = toward + config.camera_noise * self.camera_spacing * torch.randn_like(toward)
             directions = nn.functional.normalize(toward, dim=-1)
-            weights = self._plane_weights(gaussians.scales[splats], opacities[splats])
+            weights, faces = self._planes(gaussians.scales[splats], opacities[splats])
         if len(splats) == 0:
             return None
         return Textures(
@@ -153,25 +154,24 @@ class NeuralTexture(nn.Module):
             ),
             splats,
             weights,
+            faces,
             product_tanh=config.field.texel_activation == "product",
             amplitudes=(strength, strength, strength, strength * config.opacity_amplitude),
             moves_splats=config.moves_splats,
         )
 
-    def _plane_weights(self, scales: Tensor, opacities: Tensor) -> Optional[Tensor]:
-        """[M, 3] of the planes xy, yz, zx; None for a third each."""
-        config = self.config
-        if config.plane_weights == "mean" and not config.fades_in:
-            return None
-        weights = scales.new_full((len(scales), 3), 1 / 3)
-        areas = scales * scales.roll(-1, dims=1)
+    def _planes(self, scales: Tensor, opacities: Tensor) -> Tuple[Optional[Tensor], Optional[Tensor]]:
+        """Weights and faces of ``Textures``."""
+        config, faces = self.config, None
+        areas = scales * scales.roll(-1, dims=1)  # of the planes xy, yz, zx
+        weights = scales.new_full((len(scales), self.field.planes), 1 / self.field.planes)
         if config.plane_weights == "area":
             weights = areas / areas.sum(dim=1, keepdim=True).clamp_min(1e-20)
         if config.plane_weights == "face":
-            weights = nn.functional.one_hot(areas.argmax(dim=1), 3).to(scales.dtype)
+            faces = areas.argmax(dim=1)
         if config.fades_in:
             weights = weights * (opacities / config.least_opacity - 1).clamp(0.0, 1.0)[:, None]
-        return weights
+        return (weights if config.plane_weights == "area" or config.fades_in else None), faces
 
     def losses(self, textures: Textures, opacity_price: Optional[Tensor] = None) -> Dict[str, Tensor]:
         """What the textures of a picture cost.
@@ -184,8 +184,8 @@ class NeuralTexture(nn.Module):
             textures: of the splats that have one.
             opacity_price: what opacities of 1 of all splats would cost, a scalar.
         """
-        sizes = textures.vectors.abs().mean(dim=2)  # [M, 3, 2, 4]
-        planes = sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]  # [M, 3, 4]
+        sizes = textures.vectors.abs().mean(dim=2)  # [M, P, 2, 4]
+        planes = sizes[:, :, 0] * sizes.roll(-1, dims=1)[:, :, 1]  # [M, P, 4]
         mean = planes.mean(dim=(0, 1)).unbind()
         scale = textures.amplitudes
         color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
@@ -193,8 +193,8 @@ class NeuralTexture(nn.Module):
         share = 1.0 if config.penalty_views is None else config.penalty_views / max(self.views, 1)
         opacity = share * config.opacity_penalty * scale[3] * mean[3]
         if config.charges_opacity and opacity_price is not None:
-            weights = planes.new_tensor(1 / 3) if textures.weights is None else textures.weights
-            opacity = opacity + opacity_price * SPREAD * scale[3] * (planes[..., 3] * weights).sum(dim=1).mean()
+            shown = (planes[..., 3] * textures.plane_weights()).sum(dim=1).mean()
+            opacity = opacity + opacity_price * SPREAD * scale[3] * shown
         return {
             "texture_opacity": opacity,
             "texture_color": share * config.color_penalty * color,

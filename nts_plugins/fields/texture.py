@@ -47,17 +47,22 @@ class TextureField(nn.Module):
     """Two tri-planes and two decoders, shared by all splats: opacity, and colour that depends on the view.
 
     Source: Wang, Wang, Mihajlovic, Tang 2025 (arXiv 2511.18873), section 4; sizes as in the authors' program.
+
+    Args:
+        config: sizes.
+        region: where splats are.
+        planes: of a texture; 3 as in the paper, or 1.
     """
 
-    def __init__(self, config: TextureFieldConfig, region: Region) -> None:
+    def __init__(self, config: TextureFieldConfig, region: Region, planes: int = 3) -> None:
         super().__init__()
-        self.config, self.region = config, region
+        self.config, self.region, self.planes = config, region, planes
         self.opacity_planes = TriPlanes(config.plane_channels, config.plane_resolution)
         self.color_planes = TriPlanes(config.plane_channels, config.plane_resolution)
         place = self.opacity_planes.width + 3
         place += 0 if config.time_frequencies is None else 1 + 2 * config.time_frequencies
         view = 0 if config.direction_frequencies is None else 3 * (1 + 2 * config.direction_frequencies)
-        numbers = 3 * config.texels * ENDS
+        numbers = planes * config.texels * ENDS
         self.opacity_decoder = Siren(place, numbers, config.hidden, config.opacity_layers)
         self.color_decoder = Mlp(place + view, 3 * numbers, config.hidden, config.color_layers)
         if config.starts_at_zero:
@@ -67,13 +72,13 @@ class TextureField(nn.Module):
     @torch.no_grad()
     def _start_at_zero(self, last: nn.Module, channels: int) -> None:
         """Of each product one factor is 0 and the other is not: the texture is 0, and its gradient is not."""
-        shape = (3, self.config.texels, ENDS, channels)
+        shape = (self.planes, self.config.texels, ENDS, channels)
         last.weight.view(*shape, -1)[:, :, 1] = 0.0  # type: ignore[union-attr, operator]
         last.bias.view(shape)[:, :, 0] = 1.0  # type: ignore[union-attr, operator]
         last.bias.view(shape)[:, :, 1] = 0.0  # type: ignore[union-attr, operator]
 
     def forward(self, centers: Tensor, directions: Tensor, times: Optional[Tensor] = None) -> Tensor:
-        """Textures of M splats: [M, 3, texels, 2, 4] vectors of ``rasterization.Textures``.
+        """Textures of M splats: [M, planes, texels, 2, 4] vectors of ``rasterization.Textures``.
 
         Differentiable with respect to the field alone: places and directions count as given, as in the paper, so that
         a texture cannot move the splat that it is on.
@@ -94,7 +99,7 @@ class TextureField(nn.Module):
         if config.direction_frequencies is not None:
             known.append(frequencies(directions.detach(), config.direction_frequencies))
         color = self.color_decoder(torch.cat([self.color_planes(places), *known], dim=1))
-        shape = (len(places), 3, config.texels, ENDS)
+        shape = (len(places), self.planes, config.texels, ENDS)
         color, opacity = color.view(*shape, 3), opacity.view(*shape, 1)
         if config.texel_activation == "product":
             return torch.cat([color, opacity], dim=-1)

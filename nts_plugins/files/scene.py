@@ -137,9 +137,10 @@ def _about(folder: Path) -> Dict[str, Any]:
 
 
 def _arrays(textures: Textures) -> Dict[str, np.ndarray]:
-    """Every field by its name; weights that are None are left out."""
+    """Every field by its name; weights and faces that are None are left out."""
     plain = textures.map(lambda tensor: tensor.detach().float().cpu())
-    plain = replace(plain, splats=textures.splats.cpu())
+    faces = None if textures.faces is None else textures.faces.cpu()
+    plain = replace(plain, splats=textures.splats.cpu(), faces=faces)
     values = {each.name: getattr(plain, each.name) for each in fields(plain)}
     return {name: np.asarray(value) for name, value in values.items() if value is not None}
 
@@ -150,12 +151,13 @@ def _textures(path: Path, n_splats: int) -> Textures:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        weights = arrays.get("weights")
+        weights, faces = (torch.from_numpy(arrays[name]) if name in arrays else None for name in ("weights", "faces"))
         red, green, blue, opacity = arrays["amplitudes"].tolist()
         textures = Textures(
             torch.from_numpy(arrays["vectors"]),
             torch.from_numpy(arrays["splats"]),
-            None if weights is None else torch.from_numpy(weights),
+            weights,
+            faces,
             product_tanh=bool(arrays["product_tanh"]),
             amplitudes=(red, green, blue, opacity),
             moves_splats=bool(arrays["moves_splats"]),

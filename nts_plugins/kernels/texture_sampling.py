@@ -132,25 +132,22 @@ def add_plane(vectors, first, second, resolution, a, b, weight, axes, o, keep, r
 
 
 @inlined
-def sample_products(vectors, base, resolution, px, py, pz, planes, p, axes, n, keep):
+def sample_products(vectors, base, n_planes, resolution, px, py, pz, planes, p, axes, n, keep):
     """The texture's four channels at each pixel, without amplitudes; planes are products of interpolated vectors, which
-    ``axes`` may ``keep`` for the gradient, as the n-th [AXES]. Planes of weight 0 are not read."""
-    x, o = base, n * AXES
-    y, z = base + resolution * TEXEL, base + 2 * resolution * TEXEL
+    ``axes`` may ``keep`` for the gradient, as the n-th [AXES]."""
+    step = resolution * TEXEL if n_planes == 3 else 0  # Both ends of a single plane lie at the same place.
+    x, y, z, o = base, base + step, base + 2 * step, n * AXES
     of_xy, of_yz, of_zx = o + 3 * LANES, o + 11 * LANES, o + 19 * LANES
     zero = splat(_F(0), LANES)
-    c0, c1, c2, c3 = zero, zero, zero, zero
     if keep:
         store(axes, o, px)
         store(axes, o + LANES, py)
         store(axes, o + 2 * LANES, pz)
-    if planes[at(p)] != 0:
-        weight = broadcast(planes, p, LANES)
-        c0, c1, c2, c3 = add_plane(vectors, x, y, resolution, px, py, weight, axes, of_xy, keep, c0, c1, c2, c3)
-    if planes[at(p + 1)] != 0:
+    weight = broadcast(planes, p, LANES)
+    c0, c1, c2, c3 = add_plane(vectors, x, y, resolution, px, py, weight, axes, of_xy, keep, zero, zero, zero, zero)
+    if n_planes == 3:
         weight = broadcast(planes, p + 1, LANES)
         c0, c1, c2, c3 = add_plane(vectors, y, z, resolution, py, pz, weight, axes, of_yz, keep, c0, c1, c2, c3)
-    if planes[at(p + 2)] != 0:
         weight = broadcast(planes, p + 2, LANES)
         c0, c1, c2, c3 = add_plane(vectors, z, x, resolution, pz, px, weight, axes, of_zx, keep, c0, c1, c2, c3)
     return c0, c1, c2, c3
@@ -218,29 +215,27 @@ def pull_plane(
 
 @inlined
 def pull_products(
-    vectors, base, resolution, planes, p, axes, n, red, green, blue, opacity, grads, place, slopes, moves
+    vectors, base, n_planes, resolution, planes, p, axes, n, red, green, blue, opacity, grads, place, slopes, moves
 ):  # fmt: skip
     """The gradient of :func:`sample_products`.
 
     Adds those of texels to ``grads`` from ``place`` on, and where the point ``moves`` those of the place on each axis
     to ``slopes``, and returns those of the planes' weights, pixel by pixel.
     """
-    step = resolution * TEXEL
+    step = resolution * TEXEL if n_planes == 3 else 0
     x, y, z = base, base + step, base + 2 * step
     to_x, to_y, to_z = place, place + step, place + 2 * step
     zero = splat(_F(0), LANES)
-    of_xy, of_yz, of_zx = zero, zero, zero
-    if planes[at(p)] != 0:
-        of_xy = pull_plane(
-            vectors, x, y, resolution, broadcast(planes, p, LANES), axes, n, 0, 1, 3, red, green, blue, opacity, grads,
-            to_x, to_y, slopes, moves,
-        )  # fmt: skip
-    if planes[at(p + 1)] != 0:
+    of_yz, of_zx = zero, zero
+    of_xy = pull_plane(
+        vectors, x, y, resolution, broadcast(planes, p, LANES), axes, n, 0, 1, 3, red, green, blue, opacity, grads,
+        to_x, to_y, slopes, moves,
+    )  # fmt: skip
+    if n_planes == 3:
         of_yz = pull_plane(
             vectors, y, z, resolution, broadcast(planes, p + 1, LANES), axes, n, 1, 2, 11, red, green, blue, opacity,
             grads, to_y, to_z, slopes, moves,
         )  # fmt: skip
-    if planes[at(p + 2)] != 0:
         of_zx = pull_plane(
             vectors, z, x, resolution, broadcast(planes, p + 2, LANES), axes, n, 2, 0, 19, red, green, blue, opacity,
             grads, to_z, to_x, slopes, moves,

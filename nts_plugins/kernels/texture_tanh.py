@@ -62,17 +62,18 @@ hyperbolic_tangent = hyperbolic_tangent_of(WIDE)
 
 
 @inlined
-def first_ends(vectors, base, step, axis, lane, n, texels):
-    """[WIDE] the two texels of an axis as the first one of a plane: lower, lower, upper, upper."""
-    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
+def first_ends(vectors, base, axis, lane, n, texels):
+    """[WIDE] the two texels of an axis, which begins at ``base``, as the first one of a plane: lower, lower, upper,
+    upper."""
+    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL
     low, high = load(vectors, o, 4), load(vectors, o + TEXEL, 4)
     return join(join(low, low), join(high, high))
 
 
 @inlined
-def second_ends(vectors, base, step, axis, lane, n, texels):
-    """[WIDE] the two texels of an axis as the second one of a plane: lower, upper, lower, upper."""
-    o = base + axis * step + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL + 4
+def second_ends(vectors, base, axis, lane, n, texels):
+    """[WIDE] the same as the second one of a plane: lower, upper, lower, upper."""
+    o = base + np.int64(texels[at(n * TEXELS + axis * LANES + lane)]) * TEXEL + 4
     pair = join(load(vectors, o, 4), load(vectors, o + TEXEL, 4))
     return join(pair, pair)
 
@@ -99,13 +100,13 @@ def sum_corners(a):
 
 
 @inlined
-def sample_tanh(vectors, base, resolution, lane, n, corners, texels, planes, p, constants):
+def sample_tanh(vectors, base, n_planes, resolution, lane, n, corners, texels, planes, p, constants):
     """[4] the texture at a pixel, without amplitudes; planes are tanh of products, then interpolated."""
-    step, total = resolution * TEXEL, splat(_F(0), 4)
-    for axis in range(3):
+    step, total = resolution * TEXEL if n_planes == 3 else 0, splat(_F(0), 4)
+    for axis in range(n_planes):
         after = axis + 1 if axis < 2 else 0
-        product = first_ends(vectors, base, step, axis, lane, n, texels) * second_ends(
-            vectors, base, step, after, lane, n, texels
+        product = first_ends(vectors, base + axis * step, axis, lane, n, texels) * second_ends(
+            vectors, base + after * step, after, lane, n, texels
         )
         plane = hyperbolic_tangent(product, constants) * corner_weights(axis, after, lane, n, corners)
         total = fma(sum_corners(plane), broadcast(planes, p + axis, 4), total)
@@ -127,8 +128,8 @@ def pull_tanh_plane(
     vectors, base, step, axis, after, lane, n, corners, texels, weight, grad, grads, place, slopes, moves, constants
 ):  # fmt: skip
     """One plane's part of the gradient of :func:`sample_tanh`; returns [4] that of the plane's weight."""
-    first = first_ends(vectors, base, step, axis, lane, n, texels)
-    second = second_ends(vectors, base, step, after, lane, n, texels)
+    first = first_ends(vectors, base + axis * step, axis, lane, n, texels)
+    second = second_ends(vectors, base + after * step, after, lane, n, texels)
     plane = hyperbolic_tangent(first * second, constants)
     bilinear, one = corner_weights(axis, after, lane, n, corners), splat(_F(1), WIDE)
     grad_product = four_times(grad * weight) * bilinear * (one - plane * plane)
@@ -163,19 +164,21 @@ def pull_tanh_plane(
 
 @inlined
 def pull_tanh(
-    vectors, base, resolution, lane, n, corners, texels, planes, p, grad, grads, place, slopes, moves, constants,
-    s0, s1, s2,
+    vectors, base, n_planes, resolution, lane, n, corners, texels, planes, p, grad, grads, place, slopes, moves,
+    constants, s0, s1, s2,
 ):  # fmt: skip
     """The gradient of :func:`sample_tanh` in one pixel.
 
     Adds those of texels to ``grads`` from ``place`` on, those of the place on each axis to ``slopes`` where the point
     ``moves``, and returns [4] each of s0, s1, s2 with those of the planes' weights added.
     """
-    step = resolution * TEXEL
-    xy = pull_tanh_plane(
+    step = resolution * TEXEL if n_planes == 3 else 0
+    s0 = s0 + pull_tanh_plane(
         vectors, base, step, 0, 1, lane, n, corners, texels, broadcast(planes, p, 4), grad, grads, place, slopes, moves,
         constants,
     )  # fmt: skip
+    if n_planes == 1:
+        return s0, s1, s2
     yz = pull_tanh_plane(
         vectors, base, step, 1, 2, lane, n, corners, texels, broadcast(planes, p + 1, 4), grad, grads, place, slopes,
         moves, constants,
@@ -184,4 +187,4 @@ def pull_tanh(
         vectors, base, step, 2, 0, lane, n, corners, texels, broadcast(planes, p + 2, 4), grad, grads, place, slopes,
         moves, constants,
     )  # fmt: skip
-    return s0 + xy, s1 + yz, s2 + zx
+    return s0, s1 + yz, s2 + zx

@@ -53,8 +53,8 @@ def _weights_kernel(tanh: bool, keep: bool):
     @helper
     def textured_weights(
         local, start, members, first, count, pixel, xs, ys, left, constants, rows, local_rays, vectors, planes,
-        amplitudes, resolution, tanh_constants, corners, texels, axes, shown, values, stride, sums, base, weights,
-        picked, trace,
+        amplitudes, n_planes, resolution, tanh_constants, corners, texels, axes, shown, values, stride, sums, base,
+        weights, picked, trace,
     ):  # fmt: skip
         x, y = load(xs, pixel, LANES), load(ys, pixel, LANES)
         through = load(left, pixel, LANES)
@@ -73,21 +73,22 @@ def _weights_kernel(tanh: bool, keep: bool):
                 # The gradient needs them once more, for each contributor.
                 kept = n if keep else 0
                 px, py, pz = places_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution)
-                texture = row * 3 * resolution * TEXEL
+                texture = row * n_planes * resolution * TEXEL
                 if tanh:
                     find_corners(px, py, pz, resolution, corners, texels, kept)
                     while bits != 0:
                         lane = trailing_zeros(bits)
                         bits &= bits - 1
                         found = sample_tanh(
-                            vectors, texture, resolution, lane, kept, corners, texels, planes, row * 3, tanh_constants
-                        )
+                            vectors, texture, n_planes, resolution, lane, kept, corners, texels, planes,
+                            row * n_planes, tanh_constants,
+                        )  # fmt: skip
                         store(shown, lane * 4, found)
                     red, green = load_every_fourth(shown, 0, 0, LANES), load_every_fourth(shown, 0, 1, LANES)
                     blue, opacity = load_every_fourth(shown, 0, 2, LANES), load_every_fourth(shown, 0, 3, LANES)
                 else:
                     red, green, blue, opacity = sample_products(
-                        vectors, texture, resolution, px, py, pz, planes, row * 3, axes, kept, keep
+                        vectors, texture, n_planes, resolution, px, py, pz, planes, row * n_planes, axes, kept, keep
                     )
                 red, green = red * broadcast(amplitudes, 0, LANES), green * broadcast(amplitudes, 1, LANES)
                 blue = blue * broadcast(amplitudes, 2, LANES)
@@ -146,7 +147,7 @@ def _forward_kernel(tanh: bool):
     @njit(nogil=True, cache=True)
     def composite_textured(
         share, local, words, offsets, values, channels, width, height, background, constants, row_of, rays, vectors,
-        planes, amplitudes, resolution, tanh_constants, image, behind, used,
+        planes, amplitudes, n_planes, resolution, tanh_constants, image, behind, used,
     ):  # fmt: skip
         stride = whole_vectors(channels, 4)
         local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
@@ -177,8 +178,8 @@ def _forward_kernel(tanh: bool):
                         continue
                     n, unfinished[b] = textured_weights(
                         local, start, members, b * BATCH, sizes[b], b * LANES, xs, ys, left, constants, rows,
-                        local_rays, vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, unused,
-                        shown, local_values, stride, sums, b * LANES * stride, weights, picked, unused,
+                        local_rays, vectors, planes, amplitudes, n_planes, resolution, tanh_constants, corners, texels,
+                        unused, shown, local_values, stride, sums, b * LANES * stride, weights, picked, unused,
                     )  # fmt: skip
                     if n > 0:
                         accumulate(weights, picked, n, local_values, stride, sums, b * LANES * stride)
@@ -198,9 +199,10 @@ composite_plain, composite_tanh = (_forward_kernel(tanh) for tanh in (False, Tru
 Args, beside those of ``composite.composite_forward`` (the first three channels are colours):
     row_of: [N] int32 which texture each splat has, -1 for none.
     rays: [M * RAYS] float64, see ``texture_sampling``.
-    vectors: [M * 3 * resolution * TEXEL].
-    planes: [M * 3] weights of the planes.
+    vectors: [M * n_planes * resolution * TEXEL].
+    planes: [M * n_planes] weights of the planes.
     amplitudes: [4] factors on what is read.
+    n_planes: 3; or 1, then both vectors of a plane's texel lie side by side, and rays are given so that it is xy.
     resolution: texels on an axis.
     tanh_constants: from ``texture_tanh.tanh_constants``.
 """

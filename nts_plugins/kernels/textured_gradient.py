@@ -49,9 +49,9 @@ _F = np.float32
 
 
 @helper
-def texture_record(resolution):
-    """Floats of a texture's record: texels, rays, weights of planes."""
-    return 3 * resolution * TEXEL + RAYS + 3
+def texture_record(n_planes, resolution):
+    """Floats of a texture's record: texels, rays, weights of planes, which have room for three."""
+    return n_planes * resolution * TEXEL + RAYS + 3
 
 
 @helper
@@ -86,7 +86,7 @@ def _pull_kernel(tanh: bool, moves: bool):
     @helper
     def pull_block(
         weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, x_pixel, xs, ys, vectors,
-        planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, slopes, values, stride,
+        planes, amplitudes, n_planes, resolution, tanh_constants, corners, texels, axes, shown, slopes, values, stride,
         record_places, records, grad_values, wide,
     ):  # fmt: skip
         zero, one, cap = splat(_F(0), LANES), splat(_F(1), LANES), load(constants, CAP, LANES)
@@ -139,8 +139,8 @@ def _pull_kernel(tanh: bool, moves: bool):
             grad_green = grad_green * broadcast(amplitudes, 1, LANES)
             grad_blue = grad_blue * broadcast(amplitudes, 2, LANES)
             grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
-            texture, place = row * 3 * resolution * TEXEL, record_places[at(j)]
-            of_rays = place + 3 * resolution * TEXEL
+            texture, place = row * n_planes * resolution * TEXEL, record_places[at(j)]
+            of_rays = place + n_planes * resolution * TEXEL
             if moves:
                 store(slopes, 0, zero)
                 store(slopes, LANES, zero)
@@ -154,7 +154,7 @@ def _pull_kernel(tanh: bool, moves: bool):
                     lane = trailing_zeros(bits)
                     bits &= bits - 1
                     s0, s1, s2 = pull_tanh(
-                        vectors, texture, resolution, lane, i, corners, texels, planes, row * 3,
+                        vectors, texture, n_planes, resolution, lane, i, corners, texels, planes, row * n_planes,
                         load(shown, lane * 4, 4), records, place, slopes, moves, tanh_constants, s0, s1, s2,
                     )  # fmt: skip
                 records[at(of_rays + PLANES)] += sum_lanes(s0)
@@ -165,8 +165,8 @@ def _pull_kernel(tanh: bool, moves: bool):
                     records[at(of_rays + RAYS - 1)] += sum_lanes(last)
             else:
                 of_xy, of_yz, of_zx = pull_products(
-                    vectors, texture, resolution, planes, row * 3, axes, i, grad_red, grad_green, grad_blue,
-                    grad_opacity, records, place, slopes, moves,
+                    vectors, texture, n_planes, resolution, planes, row * n_planes, axes, i, grad_red, grad_green,
+                    grad_blue, grad_opacity, records, place, slopes, moves,
                 )  # fmt: skip
                 last = zero
                 if moves:
@@ -187,13 +187,13 @@ def _gradient_kernel(tanh: bool, moves: bool):
     @njit(nogil=True, cache=True)
     def textured_backward(
         share, local, words, slots, offsets, used, values, channels, width, height, background, constants, row_of, rays,
-        vectors, planes, amplitudes, resolution, tanh_constants, first_slot, first_record, grad_image, grad_alphas,
-        records, texture_records,
+        vectors, planes, amplitudes, n_planes, resolution, tanh_constants, first_slot, first_record, grad_image,
+        grad_alphas, records, texture_records,
     ):  # fmt: skip
         capacity = max(1, used.max()) if used.shape[0] > 0 else 1
         most = max(1, np.diff(offsets).max()) if used.shape[0] > 0 else 1
         stride, wide = whole_vectors(channels, 4), whole_vectors(channels, 8)
-        size, texture_size = RECORD + stride, texture_record(resolution)
+        size, texture_size = RECORD + stride, texture_record(n_planes, resolution)
         local_values = np.empty(capacity * stride, _F)
         rows, local_rays = np.empty(capacity, np.int32), np.empty(capacity * LOCAL_RAYS, _F)
         record_places = np.empty(most, np.int64)
@@ -234,8 +234,8 @@ def _gradient_kernel(tanh: bool, moves: bool):
                 p = b * LANES
                 n, _ = textured_trace(
                     local, start, members, b * capacity, sizes[b], p, xs, ys, left, constants, rows, local_rays,
-                    vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, local_values,
-                    stride, no_sums, 0, weights, picked, trace,
+                    vectors, planes, amplitudes, n_planes, resolution, tanh_constants, corners, texels, axes, shown,
+                    local_values, stride, no_sums, 0, weights, picked, trace,
                 )  # fmt: skip
                 if n == 0:
                     continue
@@ -246,8 +246,8 @@ def _gradient_kernel(tanh: bool, moves: bool):
                 project_values(local_values, picked, n, stride, by_channel, projected)
                 pull_block(
                     weights, trace, projected, behind, constants, n, picked, by_channel, rows, local_rays, p, xs, ys,
-                    vectors, planes, amplitudes, resolution, tanh_constants, corners, texels, axes, shown, slopes,
-                    local_values, stride, record_places, texture_records, grad_values, wide,
+                    vectors, planes, amplitudes, n_planes, resolution, tanh_constants, corners, texels, axes, shown,
+                    slopes, local_values, stride, record_places, texture_records, grad_values, wide,
                 )  # fmt: skip
                 add_geometry(projected, picked, n, local, start, xs, ys, p, geometry)
                 add_outer(weights, picked, n, by_pixel, wide, grad_values, wide)
@@ -263,23 +263,24 @@ whether the point where a ray meets a splat moves with it.
 Args, beside those of ``composite_gradient.composite_backward`` and of the forward pass:
     first_slot: [N + 1] int64, see ``tiles.fill_tiles``.
     first_record: [M + 1] int64 sums of how many entries each texture has.
-    texture_records: [first_record[M] * texture_record(resolution)] written.
+    texture_records: [first_record[M] * texture_record(n_planes, resolution)] written.
 """
 
 
 @njit(nogil=True, cache=True)
-def gather_textures(share, first_record, records, resolution, grad_vectors, grad_planes, grad_rays):
+def gather_textures(share, first_record, records, n_planes, resolution, grad_vectors, grad_planes, grad_rays):
     """Sum the records of each texture, always in the same order.
 
     Args:
         share: of the work, see ``pieces``.
         first_record, records: see :data:`backward`.
-        resolution: texels on an axis.
-        grad_vectors: [M * 3 * resolution * TEXEL] written.
-        grad_planes: [M * 3] written.
+        n_planes, resolution: see ``textured``.
+        grad_vectors: [M * n_planes * resolution * TEXEL] written.
+        grad_planes: [M * n_planes] written.
         grad_rays: [M * RAYS] float64 written.
     """
-    m, size, texels = first_record.shape[0] - 1, texture_record(resolution), 3 * resolution * TEXEL
+    m, size = first_record.shape[0] - 1, texture_record(n_planes, resolution)
+    texels = n_planes * resolution * TEXEL
     total = np.empty(size, _F)
     while True:
         start = next_piece(share, pieces_of(m, PIECE)) * PIECE
@@ -288,7 +289,7 @@ def gather_textures(share, first_record, records, resolution, grad_vectors, grad
         for i in range(start, min(m, start + PIECE)):
             sum_records(records, first_record[at(i)], first_record[at(i + 1)], size, total)
             copy_floats(total, 0, grad_vectors, i * texels, texels)
-            for plane in range(3):
-                grad_planes[at(i * 3 + plane)] = total[at(texels + PLANES + plane)]
+            for plane in range(n_planes):
+                grad_planes[at(i * n_planes + plane)] = total[at(texels + PLANES + plane)]
             for c in range(RAYS):
                 grad_rays[at(i * RAYS + c)] = np.float64(total[at(texels + c)])

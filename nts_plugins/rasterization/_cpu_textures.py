@@ -21,6 +21,7 @@ class Skin(NamedTuple):
     """The textures of one camera, but for what has a gradient."""
 
     row_of: np.ndarray  # [N] int32, -1 where a splat has none
+    n_planes: int
     resolution: int
     amplitudes: np.ndarray  # [4]
     tanh: bool
@@ -35,7 +36,7 @@ class Skin(NamedTuple):
         flat_rays = rays.detach().contiguous().numpy().reshape(-1)
         return (
             *(self.row_of, flat_rays, flat(vectors), flat(planes)),
-            *(self.amplitudes, self.resolution, _TANH),
+            *(self.amplitudes, self.n_planes, self.resolution, _TANH),
         )
 
     def pull_back(
@@ -52,7 +53,7 @@ class Skin(NamedTuple):
         counts = np.zeros(len(vectors), np.int64)
         counts[self.row_of[owners]] = (first_slot[1:] - first_slot[:-1])[owners]
         first_record = np.concatenate([[0], np.cumsum(counts)])
-        size = textured_gradient.texture_record(self.resolution)
+        size = textured_gradient.texture_record(self.n_planes, self.resolution)
         texture_records = np.empty(first_record[-1] * size, np.float32)
         run(
             textured_gradient.backward[self.tanh, self.moves], *drawn, *self.arrays(*texture), first_slot,
@@ -61,7 +62,10 @@ class Skin(NamedTuple):
         grad_vectors, grad_planes = np.empty(vectors.shape, np.float32), np.empty(planes.shape, np.float32)
         grad_rays = np.empty(rays.shape, np.float64)
         flat_grads = (array.reshape(-1) for array in (grad_vectors, grad_planes, grad_rays))
-        run(textured_gradient.gather_textures, first_record, texture_records, self.resolution, *flat_grads)
+        run(
+            textured_gradient.gather_textures, first_record, texture_records, self.n_planes, self.resolution,
+            *flat_grads,
+        )  # fmt: skip
         return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
 
 
@@ -77,7 +81,8 @@ def texture_inputs(
     m, row_of = len(textures), np.full(len(gaussians), -1, np.int32)
     row_of[textures.splats.numpy()] = np.arange(m, dtype=np.int32)
     amplitudes = np.array(textures.amplitudes, np.float32)
-    skin = Skin(row_of, textures.resolution, amplitudes, textures.product_tanh, textures.moves_splats)
-    planes = torch.full((m, 3), 1 / 3) if textures.weights is None else textures.weights.to(torch.float32)
+    sizes = textures.n_planes, textures.resolution
+    skin = Skin(row_of, *sizes, amplitudes, textures.product_tanh, textures.moves_splats)
+    planes = textures.plane_weights().to(torch.float32)
     rays = splat_rays(textures, gaussians, viewmat, K)
     return (textures.vectors.to(torch.float32), planes, rays), skin

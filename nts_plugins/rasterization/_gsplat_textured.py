@@ -108,8 +108,6 @@ def _composite(
         nothing = torch.zeros(0, dtype=torch.int64, device=device)
         textures = Textures(torch.zeros(0, 3, 2, 2, 4, device=device), nothing)
     row_of[textures.splats] = torch.arange(len(textures), dtype=torch.int32, device=device)
-    planes = textures.weights
-    planes = torch.full((len(textures), 3), 1 / 3, device=device) if planes is None else planes.float()
     kernel_settings = triton_textured.Settings(
         settings.width,
         settings.height,
@@ -123,7 +121,7 @@ def _composite(
     return triton_textured.CompositeTextured.apply(
         *drawn,
         textures.vectors.float(),
-        planes,
+        textures.plane_weights().float(),
         splat_rays(textures, gaussians, viewmat, K),
         row_of,
         lists,

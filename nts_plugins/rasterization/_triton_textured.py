@@ -38,7 +38,7 @@ class TileLists(NamedTuple):
 def _forward(
     means2d, conics, opacities, values, background, offsets, splats, row_of, rays, vectors, planes, amplitudes,
     image, behind, last, columns, width, height, cap, faintest, stop,
-    E: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr,
+    E: tl.constexpr, WIDE: tl.constexpr, P: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     x, y = tile_pixels(tile, columns)
@@ -57,7 +57,7 @@ def _forward(
         value = tl.load(values + splat * E + c, mask=c < E, other=0.0)[None, :] + tl.zeros((256, WIDE), tl.float32)
         row = tl.load(row_of + splat)
         if (row >= 0) & (tl.max(seen.to(tl.int32), axis=0) > 0):
-            shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, seen, T, TANH)
+            shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, seen, P, T, TANH)
             peak += column_of(shown, 3, 4)
             for k in tl.static_range(3):
                 floor = tl.minimum(value, 0.0)
@@ -84,7 +84,8 @@ def _backward(
     means2d, conics, opacities, values, background, offsets, splats, row_of, rays, vectors, planes, amplitudes,
     behind, last, grad_image, grad_alphas, grad_means2d, grad_abs, grad_conics, grad_opacities, grad_values,
     grad_vectors, grad_planes, grad_rays, columns, width, height, cap, faintest,
-    E: tl.constexpr, WIDE: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, TANH: tl.constexpr, MOVES: tl.constexpr,
+    E: tl.constexpr, WIDE: tl.constexpr, P: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr, TANH: tl.constexpr,
+    MOVES: tl.constexpr,
 ):  # fmt: skip
     tile = tl.program_id(0)
     x, y = tile_pixels(tile, columns)
@@ -109,7 +110,7 @@ def _backward(
         row = tl.load(row_of + splat)
         strength = peak
         if row >= 0:
-            shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, adds, T, TANH)
+            shown = read_texture(vectors, planes, rays, row, dx, dy, amplitudes, adds, P, T, TANH)
             strength += column_of(shown, 3, 4)
             for k in tl.static_range(3):
                 floor = tl.minimum(value, 0.0)
@@ -149,11 +150,11 @@ def _backward(
                 of_shown = of_shown * gains
                 if TANH:
                     s0, s1, s2 = pull_tanh(
-                        vectors, planes, rays, row, dx, dy, of_shown, adds, grad_vectors, grad_planes, T, PAD
+                        vectors, planes, rays, row, dx, dy, of_shown, adds, grad_vectors, grad_planes, P, T, PAD
                     )
                 else:
                     s0, s1, s2 = pull_products(
-                        vectors, planes, rays, row, dx, dy, of_shown, adds, grad_vectors, grad_planes, T, PAD
+                        vectors, planes, rays, row, dx, dy, of_shown, adds, grad_vectors, grad_planes, P, T, PAD
                     )
                 if MOVES:
                     pull_rays(rays, row, dx, dy, s0, s1, s2, grad_rays, T)
@@ -177,7 +178,7 @@ class CompositeTextured(torch.autograd.Function):
     """One camera's picture [H, W, E] and accumulated opacity [H, W, 1].
 
     Differentiable with respect to means2d [N, 2], conics [N, 3], opacities [N], values [N, E], background [E], vectors
-    [M, 3, T, 2, 4], planes [M, 3] and rays [M, 17] (whose first two columns, the centres, are read from means2d).
+    [M, P, T, 2, 4], planes [M, P] and rays [M, 17] (whose first two columns, the centres, are read from means2d).
     """
 
     @staticmethod
@@ -194,7 +195,7 @@ class CompositeTextured(torch.autograd.Function):
         _forward[(len(lists.offsets) - 1,)](
             *given, lists.offsets, lists.splats, row_of, *texture, amplitudes, image, behind, last, lists.columns,
             width, height, settings.alpha_cap, settings.alpha_min, settings.transmittance_stop,
-            E=channels, WIDE=_power(channels), T=vectors.shape[2], TANH=settings.tanh, num_warps=8,
+            E=channels, WIDE=_power(channels), P=vectors.shape[1], T=vectors.shape[2], TANH=settings.tanh, num_warps=8,
         )  # fmt: skip
         ctx.save_for_backward(*given, *texture, row_of, amplitudes, behind, last)
         ctx.lists, ctx.settings, ctx.absgrad = lists, settings, absgrad
@@ -214,8 +215,8 @@ class CompositeTextured(torch.autograd.Function):
             means2d, conics, opacities, values, background, lists.offsets, lists.splats, row_of, rays, vectors, planes,
             amplitudes, behind, last, grad_image, grad_alphas.contiguous(), *grads, grad_rays, lists.columns,
             settings.width, settings.height, settings.alpha_cap, settings.alpha_min,
-            E=channels, WIDE=_power(channels), T=vectors.shape[2], PAD=max(16, _power(vectors.shape[2])),
-            TANH=settings.tanh, MOVES=settings.moves, num_warps=8,
+            E=channels, WIDE=_power(channels), P=vectors.shape[1], T=vectors.shape[2],
+            PAD=max(16, _power(vectors.shape[2])), TANH=settings.tanh, MOVES=settings.moves, num_warps=8,
         )  # fmt: skip
         grad_means2d, grad_abs, *others, grad_vectors, grad_planes = grads
         if ctx.absgrad is not None:

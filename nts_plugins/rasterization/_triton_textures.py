@@ -60,10 +60,10 @@ def place_in_texture(rays, row, dx, dy, T: tl.constexpr):
 
 
 @triton.jit
-def read_texel(vectors, row, axis: tl.constexpr, i, end: tl.constexpr, T: tl.constexpr, mask):
-    """[256, 4] texels i of an axis, as the first (0) or the second (1) end of a plane."""
+def read_texel(vectors, row, axis: tl.constexpr, i, end: tl.constexpr, P: tl.constexpr, T: tl.constexpr, mask):
+    """[256, 4] texels i of an axis, as the first (0) or the second (1) end of one of P planes."""
     c = tl.arange(0, 4)
-    place = ((row * 3 + axis) * T + i) * 8 + end * 4
+    place = ((row * P + axis % P) * T + i) * 8 + end * 4
     return tl.load(vectors + place[:, None] + c[None, :], mask=mask[:, None], other=0.0)
 
 
@@ -74,11 +74,12 @@ def tanh_of(x):
 
 @triton.jit
 def read_plane(
-    vectors, row, axis: tl.constexpr, after: tl.constexpr, i, l, h, j, m, g, T: tl.constexpr, TANH: tl.constexpr, mask
-):
+    vectors, row, axis: tl.constexpr, after: tl.constexpr, i, l, h, j, m, g,
+    P: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr, mask,
+):  # fmt: skip
     """[256, 4] what a plane shows, between texels i, i + 1 on its first axis and j, j + 1 on its second."""
-    a0, a1 = read_texel(vectors, row, axis, i, 0, T, mask), read_texel(vectors, row, axis, i + 1, 0, T, mask)
-    b0, b1 = read_texel(vectors, row, after, j, 1, T, mask), read_texel(vectors, row, after, j + 1, 1, T, mask)
+    a0, a1 = read_texel(vectors, row, axis, i, 0, P, T, mask), read_texel(vectors, row, axis, i + 1, 0, P, T, mask)
+    b0, b1 = read_texel(vectors, row, after, j, 1, P, T, mask), read_texel(vectors, row, after, j + 1, 1, P, T, mask)
     l, h, m, g = l[:, None], h[:, None], m[:, None], g[:, None]
     if TANH:
         shown = l * (tanh_of(a0 * b0) * m + tanh_of(a0 * b1) * g) + h * (tanh_of(a1 * b0) * m + tanh_of(a1 * b1) * g)
@@ -88,12 +89,19 @@ def read_plane(
 
 
 @triton.jit
-def read_texture(vectors, planes, rays, row, dx, dy, amplitudes, mask, T: tl.constexpr, TANH: tl.constexpr):
+def read_texture(
+    vectors, planes, rays, row, dx, dy, amplitudes, mask, P: tl.constexpr, T: tl.constexpr, TANH: tl.constexpr
+):
     """[256, 4] a splat's texture in all pixels of a tile."""
     i0, l0, h0, i1, l1, h1, i2, l2, h2 = place_in_texture(rays, row, dx, dy, T)
-    shown = read_plane(vectors, row, 0, 1, i0, l0, h0, i1, l1, h1, T, TANH, mask) * tl.load(planes + row * 3)
-    shown += read_plane(vectors, row, 1, 2, i1, l1, h1, i2, l2, h2, T, TANH, mask) * tl.load(planes + row * 3 + 1)
-    shown += read_plane(vectors, row, 2, 0, i2, l2, h2, i0, l0, h0, T, TANH, mask) * tl.load(planes + row * 3 + 2)
+    shown = read_plane(vectors, row, 0, 1, i0, l0, h0, i1, l1, h1, P, T, TANH, mask) * tl.load(planes + row * P)
+    if P == 3:
+        shown += read_plane(vectors, row, 1, 2, i1, l1, h1, i2, l2, h2, P, T, TANH, mask) * tl.load(
+            planes + row * 3 + 1
+        )
+        shown += read_plane(vectors, row, 2, 0, i2, l2, h2, i0, l0, h0, P, T, TANH, mask) * tl.load(
+            planes + row * 3 + 2
+        )
     return shown * tl.load(amplitudes + tl.arange(0, 4))[None, :]
 
 
@@ -122,62 +130,69 @@ def side_by_side(first, second):
 
 
 @triton.jit
-def add_texels(grad_vectors, row, axis: tl.constexpr, hats, grad, T: tl.constexpr, PAD: tl.constexpr):
+def add_texels(grad_vectors, row, axis: tl.constexpr, hats, grad, P: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr):
     """Add an axis' texel gradients; ``grad`` [256, 16] is that of the interpolated vectors."""
     sums = tl.dot(hats, grad, input_precision="ieee")
     t, c = tl.arange(0, PAD)[:, None], tl.arange(0, 16)[None, :]
-    tl.atomic_add(grad_vectors + ((row * 3 + axis) * T + t) * 8 + c, sums, mask=(t < T) & (c < 8))
+    tl.atomic_add(grad_vectors + ((row * P + axis % P) * T + t) * 8 + c, sums, mask=(t < T) & (c < 8))
 
 
 @triton.jit
-def interpolate(vectors, row, axis: tl.constexpr, i, l, h, end: tl.constexpr, T: tl.constexpr, mask):
-    low = read_texel(vectors, row, axis, i, end, T, mask) * l[:, None]
-    return low + read_texel(vectors, row, axis, i + 1, end, T, mask) * h[:, None]
+def interpolate(vectors, row, axis: tl.constexpr, i, l, h, end: tl.constexpr, P: tl.constexpr, T: tl.constexpr, mask):
+    low = read_texel(vectors, row, axis, i, end, P, T, mask) * l[:, None]
+    return low + read_texel(vectors, row, axis, i + 1, end, P, T, mask) * h[:, None]
 
 
 @triton.jit
 def pull_products(
-    vectors, planes, rays, row, dx, dy, grad, mask, grad_vectors, grad_planes, T: tl.constexpr, PAD: tl.constexpr
-):
+    vectors, planes, rays, row, dx, dy, grad, mask, grad_vectors, grad_planes,
+    P: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr,
+):  # fmt: skip
     """The gradient of a texture of products; ``grad`` [256, 4]. Returns those of the places on the three axes."""
     i0, l0, h0, i1, l1, h1, i2, l2, h2 = place_in_texture(rays, row, dx, dy, T)
-    x0, x1 = interpolate(vectors, row, 0, i0, l0, h0, 0, T, mask), interpolate(vectors, row, 0, i0, l0, h0, 1, T, mask)
-    y0, y1 = interpolate(vectors, row, 1, i1, l1, h1, 0, T, mask), interpolate(vectors, row, 1, i1, l1, h1, 1, T, mask)
-    z0, z1 = interpolate(vectors, row, 2, i2, l2, h2, 0, T, mask), interpolate(vectors, row, 2, i2, l2, h2, 1, T, mask)
-    tl.atomic_add(grad_planes + row * 3, tl.sum(grad * x0 * y1))
-    tl.atomic_add(grad_planes + row * 3 + 1, tl.sum(grad * y0 * z1))
-    tl.atomic_add(grad_planes + row * 3 + 2, tl.sum(grad * z0 * x1))
-    xy, yz = grad * tl.load(planes + row * 3), grad * tl.load(planes + row * 3 + 1)
-    zx = grad * tl.load(planes + row * 3 + 2)
-    gx0, gx1, gy0, gy1, gz0, gz1 = xy * y1, zx * z0, yz * z1, xy * x0, zx * x1, yz * y0
-    add_texels(grad_vectors, row, 0, texel_weights(i0, l0, h0, T, PAD), side_by_side(gx0, gx1), T, PAD)
-    add_texels(grad_vectors, row, 1, texel_weights(i1, l1, h1, T, PAD), side_by_side(gy0, gy1), T, PAD)
-    add_texels(grad_vectors, row, 2, texel_weights(i2, l2, h2, T, PAD), side_by_side(gz0, gz1), T, PAD)
-    one = tl.full((256,), 1.0, tl.float32)
+    one, zero, none = tl.full((256,), 1.0, tl.float32), tl.zeros((256,), tl.float32), tl.zeros((256, 4), tl.float32)
+    x0 = interpolate(vectors, row, 0, i0, l0, h0, 0, P, T, mask)
+    y1 = interpolate(vectors, row, 1, i1, l1, h1, 1, P, T, mask)
+    tl.atomic_add(grad_planes + row * P, tl.sum(grad * x0 * y1))
+    xy = grad * tl.load(planes + row * P)
+    gx0, gy1, gx1, gy0 = xy * y1, xy * x0, none, none
     # The slope between two texels is what weights -1 and 1 give.
-    sx = tl.sum(gx0 * interpolate(vectors, row, 0, i0, -one, one, 0, T, mask), axis=1)
-    sx += tl.sum(gx1 * interpolate(vectors, row, 0, i0, -one, one, 1, T, mask), axis=1)
-    sy = tl.sum(gy0 * interpolate(vectors, row, 1, i1, -one, one, 0, T, mask), axis=1)
-    sy += tl.sum(gy1 * interpolate(vectors, row, 1, i1, -one, one, 1, T, mask), axis=1)
-    sz = tl.sum(gz0 * interpolate(vectors, row, 2, i2, -one, one, 0, T, mask), axis=1)
-    sz += tl.sum(gz1 * interpolate(vectors, row, 2, i2, -one, one, 1, T, mask), axis=1)
+    sx = tl.sum(gx0 * interpolate(vectors, row, 0, i0, -one, one, 0, P, T, mask), axis=1)
+    sy = tl.sum(gy1 * interpolate(vectors, row, 1, i1, -one, one, 1, P, T, mask), axis=1)
+    sz = zero
+    if P == 3:
+        x1 = interpolate(vectors, row, 0, i0, l0, h0, 1, P, T, mask)
+        y0 = interpolate(vectors, row, 1, i1, l1, h1, 0, P, T, mask)
+        z0 = interpolate(vectors, row, 2, i2, l2, h2, 0, P, T, mask)
+        z1 = interpolate(vectors, row, 2, i2, l2, h2, 1, P, T, mask)
+        tl.atomic_add(grad_planes + row * 3 + 1, tl.sum(grad * y0 * z1))
+        tl.atomic_add(grad_planes + row * 3 + 2, tl.sum(grad * z0 * x1))
+        yz, zx = grad * tl.load(planes + row * 3 + 1), grad * tl.load(planes + row * 3 + 2)
+        gx1, gy0, gz0, gz1 = zx * z0, yz * z1, zx * x1, yz * y0
+        add_texels(grad_vectors, row, 2, texel_weights(i2, l2, h2, T, PAD), side_by_side(gz0, gz1), P, T, PAD)
+        sx += tl.sum(gx1 * interpolate(vectors, row, 0, i0, -one, one, 1, P, T, mask), axis=1)
+        sy += tl.sum(gy0 * interpolate(vectors, row, 1, i1, -one, one, 0, P, T, mask), axis=1)
+        sz = tl.sum(gz0 * interpolate(vectors, row, 2, i2, -one, one, 0, P, T, mask), axis=1)
+        sz += tl.sum(gz1 * interpolate(vectors, row, 2, i2, -one, one, 1, P, T, mask), axis=1)
+    add_texels(grad_vectors, row, 0, texel_weights(i0, l0, h0, T, PAD), side_by_side(gx0, gx1), P, T, PAD)
+    add_texels(grad_vectors, row, 1, texel_weights(i1, l1, h1, T, PAD), side_by_side(gy0, gy1), P, T, PAD)
     return sx * (l0 + h0), sy * (l1 + h1), sz * (l2 + h2)
 
 
 @triton.jit
 def pull_tanh_plane(
     vectors, planes, grad_planes, row, number: tl.constexpr, axis: tl.constexpr, after: tl.constexpr,
-    i, l, h, j, m, g, grad, mask, T: tl.constexpr,
+    i, l, h, j, m, g, grad, mask, P: tl.constexpr, T: tl.constexpr,
 ):  # fmt: skip
     """One plane's part: gradients of both texels on either axis, [256, 4] each, and of the places on them."""
-    a0, a1 = read_texel(vectors, row, axis, i, 0, T, mask), read_texel(vectors, row, axis, i + 1, 0, T, mask)
-    b0, b1 = read_texel(vectors, row, after, j, 1, T, mask), read_texel(vectors, row, after, j + 1, 1, T, mask)
+    a0, a1 = read_texel(vectors, row, axis, i, 0, P, T, mask), read_texel(vectors, row, axis, i + 1, 0, P, T, mask)
+    b0, b1 = read_texel(vectors, row, after, j, 1, P, T, mask), read_texel(vectors, row, after, j + 1, 1, P, T, mask)
     inside_a, inside_b = l + h, m + g
     l, h, m, g = l[:, None], h[:, None], m[:, None], g[:, None]
     t00, t01, t10, t11 = tanh_of(a0 * b0), tanh_of(a0 * b1), tanh_of(a1 * b0), tanh_of(a1 * b1)
     plane = l * (t00 * m + t01 * g) + h * (t10 * m + t11 * g)
-    tl.atomic_add(grad_planes + row * 3 + number, tl.sum(grad * plane))
-    grad = grad * tl.load(planes + row * 3 + number)
+    tl.atomic_add(grad_planes + row * P + number, tl.sum(grad * plane))
+    grad = grad * tl.load(planes + row * P + number)
     slope_a = inside_a * tl.sum(grad * ((t10 - t00) * m + (t11 - t01) * g), axis=1)
     slope_b = inside_b * tl.sum(grad * ((t01 - t00) * l + (t11 - t10) * h), axis=1)
     q00, q01 = grad * l * m * (1.0 - t00 * t00), grad * l * g * (1.0 - t01 * t01)
@@ -187,27 +202,31 @@ def pull_tanh_plane(
 
 @triton.jit
 def pull_tanh(
-    vectors, planes, rays, row, dx, dy, grad, mask, grad_vectors, grad_planes, T: tl.constexpr, PAD: tl.constexpr
-):
+    vectors, planes, rays, row, dx, dy, grad, mask, grad_vectors, grad_planes,
+    P: tl.constexpr, T: tl.constexpr, PAD: tl.constexpr,
+):  # fmt: skip
     """The gradient of a texture with tanh of every texel; as :func:`pull_products`."""
     i0, l0, h0, i1, l1, h1, i2, l2, h2 = place_in_texture(rays, row, dx, dy, T)
+    one, zero, none = tl.full((256,), 1.0, tl.float32), tl.zeros((256,), tl.float32), tl.zeros((256, 4), tl.float32)
     x_low, x_high, y_low_, y_high_, sx, sy = pull_tanh_plane(
-        vectors, planes, grad_planes, row, 0, 0, 1, i0, l0, h0, i1, l1, h1, grad, mask, T
+        vectors, planes, grad_planes, row, 0, 0, 1, i0, l0, h0, i1, l1, h1, grad, mask, P, T
     )
-    y_low, y_high, z_low_, z_high_, sy_, sz = pull_tanh_plane(
-        vectors, planes, grad_planes, row, 1, 1, 2, i1, l1, h1, i2, l2, h2, grad, mask, T
-    )
-    z_low, z_high, x_low_, x_high_, sz_, sx_ = pull_tanh_plane(
-        vectors, planes, grad_planes, row, 2, 2, 0, i2, l2, h2, i0, l0, h0, grad, mask, T
-    )
-    one, zero = tl.full((256,), 1.0, tl.float32), tl.zeros((256,), tl.float32)
-    add_texels(grad_vectors, row, 0, texel_weights(i0, one, zero, T, PAD), side_by_side(x_low, x_low_), T, PAD)
-    add_texels(grad_vectors, row, 0, texel_weights(i0, zero, one, T, PAD), side_by_side(x_high, x_high_), T, PAD)
-    add_texels(grad_vectors, row, 1, texel_weights(i1, one, zero, T, PAD), side_by_side(y_low, y_low_), T, PAD)
-    add_texels(grad_vectors, row, 1, texel_weights(i1, zero, one, T, PAD), side_by_side(y_high, y_high_), T, PAD)
-    add_texels(grad_vectors, row, 2, texel_weights(i2, one, zero, T, PAD), side_by_side(z_low, z_low_), T, PAD)
-    add_texels(grad_vectors, row, 2, texel_weights(i2, zero, one, T, PAD), side_by_side(z_high, z_high_), T, PAD)
-    return sx + sx_, sy + sy_, sz + sz_
+    y_low, y_high, x_low_, x_high_, sz = none, none, none, none, zero
+    if P == 3:
+        y_low, y_high, z_low_, z_high_, sy_, sz = pull_tanh_plane(
+            vectors, planes, grad_planes, row, 1, 1, 2, i1, l1, h1, i2, l2, h2, grad, mask, P, T
+        )
+        z_low, z_high, x_low_, x_high_, sz_, sx_ = pull_tanh_plane(
+            vectors, planes, grad_planes, row, 2, 2, 0, i2, l2, h2, i0, l0, h0, grad, mask, P, T
+        )
+        sx, sy, sz = sx + sx_, sy + sy_, sz + sz_
+        add_texels(grad_vectors, row, 2, texel_weights(i2, one, zero, T, PAD), side_by_side(z_low, z_low_), P, T, PAD)
+        add_texels(grad_vectors, row, 2, texel_weights(i2, zero, one, T, PAD), side_by_side(z_high, z_high_), P, T, PAD)
+    add_texels(grad_vectors, row, 0, texel_weights(i0, one, zero, T, PAD), side_by_side(x_low, x_low_), P, T, PAD)
+    add_texels(grad_vectors, row, 0, texel_weights(i0, zero, one, T, PAD), side_by_side(x_high, x_high_), P, T, PAD)
+    add_texels(grad_vectors, row, 1, texel_weights(i1, one, zero, T, PAD), side_by_side(y_low, y_low_), P, T, PAD)
+    add_texels(grad_vectors, row, 1, texel_weights(i1, zero, one, T, PAD), side_by_side(y_high, y_high_), P, T, PAD)
+    return sx, sy, sz
 
 
 @triton.jit

@@ -6,7 +6,7 @@ splat is that of Yu et al. 2024 (Gaussian Opacity Fields). Written to be read: t
 every other backend is tested against that.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
@@ -21,22 +21,24 @@ EXTENT = 3.0
 
 @dataclass(frozen=True)
 class Textures:
-    """Residuals of colour (red, green, blue) and opacity on M of N splats, each on three planes through its centre.
+    """Residuals of colour (red, green, blue) and opacity on M of N splats, each on P planes through its centre: the
+    three that its axes span, or a single one of them.
 
     Plane k is spanned by the splat's own axes k and k + 1 (xy, yz, zx). Its T x T texels are products of one vector
     along each axis, the rank-one part of a CANDECOMP/PARAFAC factorisation: texel (i, j) of plane k is
-    ``vectors[k, i, 0] * vectors[(k + 1) % 3, j, 1]``, channel by channel. The first and the last texel lie at -+3
+    ``vectors[k, i, 0] * vectors[(k + 1) % P, j, 1]``, channel by channel. The first and the last texel lie at -+3
     standard deviations, and between texels a plane is interpolated linearly. A texture is the weighted sum of the
     planes at the point in which the ray comes nearest to the splat's centre, measured in standard deviations.
     """
 
     vectors: Tensor
-    """[M, 3 (axis), T, 2 (as the first axis of a plane, as the second), 4 (red, green, blue, opacity)]; T >= 2."""
+    """[M, P (3 or 1), T, 2 (as the first axis of a plane, as the second), 4 (red, green, blue, opacity)]; T >= 2."""
     splats: Tensor
     """[M] int64: which splat each of them is on; no splat has two."""
     weights: Optional[Tensor] = None
-    """[M, 3] of the planes; None takes their mean, a third each. A plane of weight 0 is left out, which saves reading
-    it; no gradient reaches that weight."""
+    """[M, P] of the planes; None takes their mean."""
+    faces: Optional[Tensor] = None
+    """[M] int64 which plane, 0 to 2, each texture is on where it has a single one; None where it has all three."""
     product_tanh: bool = False
     """Take tanh of every texel, after the product, as the paper does. The products of bounded vectors are bounded too,
     and then two interpolations of vectors and a product give the interpolation of texels, which is much less work."""
@@ -49,14 +51,38 @@ class Textures:
         return len(self.splats)
 
     @property
+    def n_planes(self) -> int:
+        """P, 3 or 1."""
+        return self.vectors.shape[1]
+
+    @property
     def resolution(self) -> int:
         """T, texels along each axis."""
         return self.vectors.shape[2]
+
+    def plane_weights(self) -> Tensor:
+        """[M, P] the weights, also where none are given."""
+        if self.weights is not None:
+            return self.weights
+        return self.vectors.new_full((len(self), self.n_planes), 1 / self.n_planes)
+
+    def axes(self) -> Optional[Tensor]:
+        """[M, 3] a splat's axes in the order in which the plane of its texture comes first; None with three planes."""
+        if self.faces is None:
+            return None
+        return (self.faces[:, None] + torch.arange(3, device=self.faces.device)) % 3
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Textures":
         """The same with ``function`` applied to vectors and weights."""
         weights = None if self.weights is None else function(self.weights)
         return replace(self, vectors=function(self.vectors), weights=weights)
+
+    def select(self, index: Tensor) -> "Textures":
+        """The textures picked by a boolean mask [M] or by integer indices."""
+        vectors, splats, weights, faces = (
+            None if each is None else each[index] for each in (self.vectors, self.splats, self.weights, self.faces)
+        )
+        return replace(self, vectors=vectors, splats=splats, weights=weights, faces=faces)
 
 
 TextureSource = Union[Textures, Callable[[Tensor], Optional[Textures]]]
@@ -68,18 +94,12 @@ textures are made only for splats that are seen."""
 def textures_of(source: Optional[TextureSource], radii: Tensor) -> Optional[Textures]:
     """The textures of a camera that draws splats with these radii [N, 2]; None where there are none."""
     if source is None or isinstance(source, Textures):
-        return None if source is None else _without_left_out(source)
+        return source
     textures = source(radii)
     if textures is None or len(textures) == 0:
         return None
     check_textures(textures, len(radii), values=False)
-    return _without_left_out(textures)
-
-
-def _without_left_out(textures: Textures) -> Textures:
-    """The same, but no gradient reaches weights of 0, for backends may leave out these planes."""
-    weights = textures.weights
-    return textures if weights is None else replace(textures, weights=torch.where(weights == 0, 0.0, weights))
+    return textures
 
 
 def check_textures(textures: Textures, n_splats: int, values: bool = True) -> None:
@@ -88,26 +108,29 @@ def check_textures(textures: Textures, n_splats: int, values: bool = True) -> No
     Raises:
         ValueError: naming what does not fit.
     """
-    vectors, splats, weights = textures.vectors, textures.splats, textures.weights
-    for each in fields(textures):
-        value = getattr(textures, each.name)
-        if each.name in ("vectors", "splats", "weights") and value is not None and value.device != vectors.device:
-            raise ValueError(f"Textures.{each.name} is on '{value.device}', but the vectors are on '{vectors.device}'.")
+    vectors, splats, weights, faces = textures.vectors, textures.splats, textures.weights, textures.faces
+    for name, value in (("splats", splats), ("weights", weights), ("faces", faces)):
+        if value is not None and value.device != vectors.device:
+            raise ValueError(f"Textures.{name} is on '{value.device}', but the vectors are on '{vectors.device}'.")
     if splats.ndim != 1 or splats.is_floating_point() or splats.dtype == torch.bool:
         raise ValueError(f"Textures.splats has shape {tuple(splats.shape)} and {splats.dtype}, expected [M] integers.")
-    m = len(splats)
-    if vectors.ndim != 5 or (len(vectors), vectors.shape[1], *vectors.shape[3:]) != (m, 3, 2, 4):
-        raise ValueError(f"Textures.vectors has shape {tuple(vectors.shape)}, expected [{m}, 3, T, 2, 4].")
+    m, planes = len(splats), 3 if faces is None else 1
+    if vectors.ndim != 5 or (len(vectors), vectors.shape[1], *vectors.shape[3:]) != (m, planes, 2, 4):
+        raise ValueError(f"Textures.vectors has shape {tuple(vectors.shape)}, expected [{m}, {planes}, T, 2, 4].")
     if vectors.shape[2] < 2:
         raise ValueError(f"Textures.vectors has {vectors.shape[2]} texels along an axis; at least 2 are needed.")
-    if weights is not None and weights.shape != (m, 3):
-        raise ValueError(f"Textures.weights has shape {tuple(weights.shape)}, expected [{m}, 3].")
+    if weights is not None and weights.shape != (m, planes):
+        raise ValueError(f"Textures.weights has shape {tuple(weights.shape)}, expected [{m}, {planes}].")
+    if faces is not None and (faces.shape != (m,) or faces.dtype != torch.int64):
+        raise ValueError(f"Textures.faces has shape {tuple(faces.shape)} and {faces.dtype}, expected [{m}] int64.")
     if splats.device.type != "cpu" or m == 0 or not values:
         return
     if int(splats.min()) < 0 or int(splats.max()) >= n_splats:
         raise ValueError(f"Textures.splats must lie from 0 to {n_splats - 1}.")
     if len(torch.unique(splats)) < m:
         raise ValueError("Textures.splats names a splat twice.")
+    if faces is not None and (int(faces.min()) < 0 or int(faces.max()) > 2):
+        raise ValueError("Textures.faces must be 0, 1 or 2.")
 
 
 def splat_points(gaussians: Gaussians, viewmat: Tensor, K: Tensor, pixels: Tensor) -> Tensor:
@@ -141,7 +164,8 @@ def splat_rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Ten
     A ray at the offset (x, y) in pixels from a splat's centre has the direction d = c + x s + y t in the splat's own
     frame, in standard deviations (of whatever length), and meets the splat at d x w / d.d with w = x (s x c) + y (t x
     c). The columns are the centre in pixels (2), s, t, c, s x c and t x c. It is the point of :func:`splat_points`,
-    which on flat splats is a small difference of large numbers.
+    which on flat splats is a small difference of large numbers. Where a texture has a single plane, the frame's axes
+    are turned so that this plane is xy.
 
     Differentiable with respect to means, quats, scales and viewmat where ``textures.moves_splats``.
     """
@@ -149,7 +173,11 @@ def splat_rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Ten
         chosen = textures.splats
         means, quats = gaussians.means[chosen].double(), gaussians.quats[chosen].double()
         scales, viewmat, K = gaussians.scales[chosen].double(), viewmat.double(), K.detach().double()
-        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2) @ viewmat[:3, :3].T
+        to_splat = (rotation_matrices(quats) / scales[:, None, :]).transpose(-1, -2)
+        axes = textures.axes()
+        if axes is not None:
+            to_splat = to_splat.gather(1, axes[..., None].expand(-1, -1, 3))
+        to_splat = to_splat @ viewmat[:3, :3].T
         centres = means @ viewmat[:3, :3].T + viewmat[:3, 3]
         focal, principal = K[[0, 1], [0, 1]], K[[0, 1], [2, 2]]
         depth = centres[:, 2:]
@@ -165,10 +193,13 @@ def splat_rays(textures: Textures, gaussians: Gaussians, viewmat: Tensor, K: Ten
 
 
 def sample(textures: Textures, points: Tensor) -> Tensor:
-    """[P, M, 4] what M textures show at points [P, M, 3] in standard deviations; 0 outside of a plane.
+    """[pixels, M, 4] what M textures show at points [pixels, M, 3] in standard deviations; 0 outside of a plane.
 
     Differentiable with respect to vectors, weights and points.
     """
+    axes = textures.axes()
+    if axes is not None:
+        points = points.gather(2, axes.expand_as(points))
     last = textures.resolution - 1
     places = (points / EXTENT + 1) / 2 * last  # in texels
     inside = (places >= 0) & (places <= last)
@@ -176,17 +207,17 @@ def sample(textures: Textures, points: Tensor) -> Tensor:
     fraction = (places - low)[..., None]
     low = low.long()
     m = torch.arange(len(textures), device=points.device)
-    weights = textures.weights
+    weights, planes = textures.plane_weights(), textures.n_planes
     total = points.new_zeros((*points.shape[:2], 4))
-    for k in range(3):
+    for k in range(planes):
         after = (k + 1) % 3
-        texels = textures.vectors[:, k, :, None, 0] * textures.vectors[:, after, None, :, 1]  # [M, T, T, 4]
+        texels = textures.vectors[:, k, :, None, 0] * textures.vectors[:, after % planes, None, :, 1]  # [M, T, T, 4]
         texels = texels.tanh() if textures.product_tanh else texels
         i, j, a, b = low[..., k], low[..., after], fraction[..., k, :], fraction[..., after, :]
         first = texels[m, i, j] * (1 - b) + texels[m, i, j + 1] * b
         second = texels[m, i + 1, j] * (1 - b) + texels[m, i + 1, j + 1] * b
         plane = (first * (1 - a) + second * a) * (inside[..., k] & inside[..., after])[..., None]
-        total = total + (plane / 3 if weights is None else plane * weights[:, k, None])
+        total = total + plane * weights[:, k, None]
     return total * total.new_tensor(textures.amplitudes)
 
 
@@ -243,8 +274,7 @@ def sampler(
         own_splats = gaussians.select(splats[chosen]).to(torch.float64)
         points = splat_points(own_splats, viewmat, K, pixels.double()).to(pixels.dtype)
         points = points if textures.moves_splats else points.detach()
-        weights = None if textures.weights is None else textures.weights[own[chosen]]
-        mine = replace(textures, vectors=textures.vectors[own[chosen]], splats=splats[chosen], weights=weights)
+        mine = textures.select(own[chosen])
         found = pixels.new_zeros(len(pixels), len(splats), 4)
         found = found.index_copy(1, chosen.nonzero()[:, 0], sample(mine, points))
         return Residuals(found[..., :3], found[..., 3], chosen)

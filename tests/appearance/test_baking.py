@@ -58,9 +58,12 @@ def test_baked_is_what_a_camera_there_sees_for_all_splats_that_have_a_texture(
         assert baked.splats.tolist() == [index for index in range(23) if index != 5]
         own = torch.isin(baked.splats, by_camera.splats)
         torch.testing.assert_close(baked.vectors[own], by_camera.vectors, atol=1e-6, rtol=1e-5)
-        assert (baked.weights is None) == (plane_weights == "mean")
-        if by_camera.weights is not None and baked.weights is not None:
-            torch.testing.assert_close(baked.weights[own], by_camera.weights)
+        for values, of_camera in ((baked.weights, by_camera.weights), (baked.faces, by_camera.faces)):
+            assert (values is None) == (of_camera is None)
+            if values is not None:
+                torch.testing.assert_close(values[own], of_camera)
+        assert (baked.weights is None) == (plane_weights != "area")
+        assert (baked.faces is None) == (plane_weights != "face")
         assert baked.amplitudes == by_camera.amplitudes
 
 

@@ -62,8 +62,8 @@ def test_planes_by_area() -> None:
     torch.testing.assert_close(weights, torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]), atol=2e-5, rtol=0)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
     round_ = replace(flat, scales=torch.tensor([[0.1, 0.2, 0.19], [0.2, 0.1, 0.3]]))
-    weights = made(plane_weights="face").textures(round_, CENTER, 10, seen).weights
-    assert weights.tolist() == [[0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    single = made(plane_weights="face").textures(round_, CENTER, 10, seen)
+    assert single.faces.tolist() == [1, 2] and single.weights is None and single.n_planes == 1
     assert made().textures(flat, CENTER, 10, seen).weights is None
 
 

@@ -35,13 +35,14 @@ def splats(count: int = 30, degree: int = 2) -> Dict[str, Tensor]:
     }
 
 
-def textures(count: int = 12, weights: bool = True, **options) -> Textures:
+def textures(count: int = 12, weights: bool = True, planes: int = 3, **options) -> Textures:
     generator = torch.Generator().manual_seed(1)
-    vectors = torch.randn(count, 3, 4, 2, 4, generator=generator)
+    vectors = torch.randn(count, planes, 4, 2, 4, generator=generator)
     return Textures(
         vectors,
         torch.randperm(30, generator=generator)[:count],
-        torch.rand(count, 3, generator=generator) if weights else None,
+        torch.rand(count, planes, generator=generator) if weights else None,
+        torch.randint(3, (count,), generator=generator) if planes == 1 else None,
         **options,
     )
 
@@ -52,7 +53,11 @@ def draw(gaussians: Gaussians, own: Optional[Textures], backend: str = "referenc
 
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
-@pytest.mark.parametrize("own", [None, textures(), textures(weights=False, product_tanh=True, amplitudes=(0.3,) * 4)])
+@pytest.mark.parametrize(
+    "own",
+    [None, textures(), textures(planes=1), textures(weights=False, product_tanh=True, amplitudes=(0.3,) * 4)],
+    ids=["none", "three planes", "one plane", "tanh"],
+)
 def test_a_scene_is_drawn_from_its_files_to_the_bit(tmp_path: Path, own: Optional[Textures], backend: str) -> None:
     params = ply.exported(splats())
     save(tmp_path / "scene", params, own, antialiased=True, background=torch.tensor([0.1, 0.7, 1.0]))

@@ -151,16 +151,15 @@ def scene(
 
 
 def textured(
-    base: Scene, share: float = 0.7, texels: int = 5, strength: float = 0.8, one_plane: bool = False, **options
+    base: Scene, share: float = 0.7, texels: int = 5, strength: float = 0.8, planes: int = 3, **options
 ) -> Scene:
-    """The scene with textures on a part of its splats."""
+    """The scene with textures on a part of its splats, on three planes or on one of them."""
     n, g = len(base.gaussians), generator(30)
     splats = torch.randperm(n, generator=g)[: round(share * n)]
-    vectors = strength * torch.randn(len(splats), 3, texels, 2, 4, generator=g)
-    weights = torch.rand(len(splats), 3, generator=g)
-    if one_plane:
-        weights = weights * torch.nn.functional.one_hot(weights.argmax(dim=1), 3)
-    return replace(base, textures=Textures(vectors, splats, weights, **options))
+    vectors = strength * torch.randn(len(splats), planes, texels, 2, 4, generator=g)
+    weights = torch.rand(len(splats), planes, generator=g)
+    faces = None if planes == 3 else torch.randint(3, (len(splats),), generator=g)
+    return replace(base, textures=Textures(vectors, splats, weights, faces, **options))
 
 
 def facing(means: Sequence[Sequence[float]], *, size: int = 17, focal: float = 16.0, **fields) -> Scene:
@@ -244,8 +243,11 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
         "textures at the cap": lambda: textured(
             scene(300, sh_degree=1, width=20, height=50, seed=23), texels=4, amplitudes=(1.0, 1.0, 1.0, 1.0)
         ),
-        "textures of one plane": lambda: textured(scene(seed=26), texels=4, moves_splats=True, one_plane=True),
-        "tanh of one plane": lambda: textured(scene(seed=27), texels=4, product_tanh=True, one_plane=True),
+        "textures of one plane": lambda: textured(scene(seed=26), texels=4, moves_splats=True, planes=1),
+        "tanh of one plane": lambda: textured(scene(seed=27), texels=4, product_tanh=True, planes=1),
+        "tanh of one plane moves": lambda: textured(
+            scene(cameras_=2, seed=28), texels=3, product_tanh=True, moves_splats=True, planes=1
+        ),
         "two texels on all": lambda: textured(scene(300, kind="init", seed=20), 1.0, texels=2),
     }
 

@@ -17,11 +17,12 @@ from .compare import undecided_pixels
 from .scenes import Scene, facing, generator, scene, textured
 
 CPU_BACKENDS = ("reference", "cpu")
+ONE = {"vectors": torch.zeros(2, 1, 4, 2, 4)}
 
 
-def some_textures(m: int, texels: int, **options) -> Textures:
+def some_textures(m: int, texels: int, planes: int = 3, **options) -> Textures:
     g = generator(1)
-    vectors = torch.randn(m, 3, texels, 2, 4, generator=g, dtype=torch.float64)
+    vectors = torch.randn(m, planes, texels, 2, 4, generator=g, dtype=torch.float64)
     return Textures(vectors, torch.arange(m), **{"amplitudes": (1.0, 1.0, 1.0, 1.0), **options})
 
 
@@ -84,6 +85,18 @@ def test_weights_choose_planes() -> None:
     planes = [sample(replace(textures, weights=torch.eye(3, dtype=torch.float64)[k : k + 1]), point) for k in range(3)]
     assert torch.allclose(sample(textures, point), sum(planes) / 3)
     assert not torch.allclose(planes[0], planes[1])
+
+
+@pytest.mark.parametrize("face", [0, 1, 2], ids=["xy", "yz", "zx"])
+def test_a_single_plane_is_that_one_of_the_three(face: int) -> None:
+    one = some_textures(1, 4, planes=1, faces=torch.tensor([face]))
+    vectors = torch.zeros(1, 3, 4, 2, 4, dtype=torch.float64)
+    vectors[:, face, :, 0], vectors[:, (face + 1) % 3, :, 1] = one.vectors[:, 0, :, 0], one.vectors[:, 0, :, 1]
+    weights = torch.eye(3, dtype=torch.float64)[face : face + 1]
+    three = replace(one, vectors=vectors, weights=weights, faces=None)
+    point = torch.tensor([[[0.3, -0.8, 1.1]]], dtype=torch.float64)
+    assert sample(one, point).any()
+    torch.testing.assert_close(sample(one, point), sample(three, point))
 
 
 def test_a_texture_ends_at_three_standard_deviations() -> None:
@@ -159,12 +172,13 @@ def test_no_residual_makes_a_colour_negative(name: str) -> None:
     assert leaves["vectors"].grad[..., 2].any() and not leaves["vectors"].grad[..., :2].any()
 
 
+@pytest.mark.parametrize("planes", [3, 1])
 @pytest.mark.parametrize("tanh", [False, True], ids=["products", "tanh"])
-def test_gradients_by_finite_differences(tanh: bool) -> None:
+def test_gradients_by_finite_differences(tanh: bool, planes: int) -> None:
     """Those of the reference, through the point where a ray meets a splat too."""
     base = scene(6, channels=2, cameras_=2, width=7, height=5, seed=2)
     gaussians = replace(base.gaussians, means=0.5 * base.gaussians.means, scales=0.4 * base.gaussians.scales + 0.15)
-    options = dict(texels=4, strength=0.5, moves_splats=True, product_tanh=tanh)
+    options = dict(texels=4, strength=0.5, moves_splats=True, product_tanh=tanh, planes=planes)
     made = textured(replace(base, gaussians=gaussians), **options).to(torch.float64)
     assert not undecided_pixels(made, installed_rules()).any(), "choose another seed"
     _, leaves = made.leaves()
@@ -207,6 +221,9 @@ def test_without_gradients_asked_for() -> None:
         ({"vectors": torch.zeros(3, 3, 4, 2, 4)}, r"Textures.vectors has shape .*expected \[2, 3, T, 2, 4\]"),
         ({"vectors": torch.zeros(2, 3, 1, 2, 4)}, "at least 2 are needed"),
         ({"weights": torch.zeros(2, 2)}, r"Textures.weights has shape \(2, 2\), expected \[2, 3\]"),
+        ({"faces": torch.tensor([0, 1])}, r"Textures.vectors has shape .*expected \[2, 1, T, 2, 4\]"),
+        ({**ONE, "faces": torch.tensor([[0], [1]])}, r"Textures.faces has shape .*expected \[2\] int64"),
+        ({**ONE, "faces": torch.tensor([0, 3])}, "must be 0, 1 or 2"),
         ({"splats": torch.tensor([0.0, 1.0])}, r"expected \[M\] integers"),
         ({"splats": torch.tensor([0, 9])}, "must lie from 0 to 8"),
         ({"splats": torch.tensor([4, 4])}, "names a splat twice"),
@@ -233,7 +250,7 @@ def test_textures_may_be_made_for_the_splats_that_a_camera_draws(name: str) -> N
     def source(radii: torch.Tensor) -> Textures:
         asked.append(radii)
         chosen = (radii > 0).all(dim=1)[whole.splats].nonzero()[:, 0]
-        return replace(whole, vectors=whole.vectors[chosen], splats=whole.splats[chosen], weights=whole.weights[chosen])
+        return whole.select(chosen)
 
     found = rasterize(**{**made.arguments(), "textures": source}, backend=name)
     assert torch.equal(found.colors, rasterize(**made.arguments(), backend=name).colors)
