@@ -13,7 +13,14 @@ from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, peaks, 
 from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors
-from nts_plugins.kernels.texture_sampling import LOCAL_RAYS, TEXEL, gather_rays, places_in_texture, sample_products
+from nts_plugins.kernels.texture_sampling import (
+    LOCAL_RAYS,
+    TEXEL,
+    gather_rays,
+    places_in_texture,
+    sample_products,
+    table_width,
+)
 from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, find_corners, sample_tanh
 from nts_plugins.kernels.tiles import (
     BLOCKS,
@@ -73,7 +80,7 @@ def _weights_kernel(tanh: bool, keep: bool):
                 # The gradient needs them once more, for each contributor.
                 kept = n if keep else 0
                 px, py, pz = places_in_texture(local_rays, j * LOCAL_RAYS, x, y, resolution)
-                texture = row * n_planes * resolution * TEXEL
+                texture = row * n_planes * TEXEL * (resolution if tanh else table_width(resolution))
                 if tanh:
                     find_corners(px, py, pz, resolution, corners, texels, kept)
                     while bits != 0:
@@ -199,7 +206,7 @@ composite_plain, composite_tanh = (_forward_kernel(tanh) for tanh in (False, Tru
 Args, beside those of ``composite.composite_forward`` (the first three channels are colours):
     row_of: [N] int32 which texture each splat has, -1 for none.
     rays: [M * RAYS] float64, see ``texture_sampling``.
-    vectors: [M * n_planes * resolution * TEXEL].
+    vectors: [M * n_planes * resolution * TEXEL] with tanh, else from ``texture_sampling.tabulate``.
     planes: [M * n_planes] weights of the planes.
     amplitudes: [4] factors on what is read.
     n_planes: 3; or 1, then both vectors of a plane's texel lie side by side, and rays are given so that it is xy.

@@ -17,7 +17,15 @@ from nts_plugins.kernels.composite_gradient import (
 )
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
-from nts_plugins.kernels.texture_sampling import AXES, LOCAL_RAYS, RAYS, TEXEL, add_ray_gradients, pull_products
+from nts_plugins.kernels.texture_sampling import (
+    AXES,
+    LOCAL_RAYS,
+    RAYS,
+    TEXEL,
+    add_ray_gradients,
+    pull_products,
+    table_width,
+)
 from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, pull_tanh
 from nts_plugins.kernels.textured import (
     BEFORE,
@@ -139,7 +147,8 @@ def _pull_kernel(tanh: bool, moves: bool):
             grad_green = grad_green * broadcast(amplitudes, 1, LANES)
             grad_blue = grad_blue * broadcast(amplitudes, 2, LANES)
             grad_opacity = select(free, grad_alpha, zero) * broadcast(amplitudes, 3, LANES)
-            texture, place = row * n_planes * resolution * TEXEL, record_places[at(j)]
+            texture = row * n_planes * TEXEL * (resolution if tanh else table_width(resolution))
+            place = record_places[at(j)]
             of_rays = place + n_planes * resolution * TEXEL
             if moves:
                 store(slopes, 0, zero)

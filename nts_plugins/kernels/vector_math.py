@@ -131,6 +131,23 @@ def sum_lanes(typingctx, a):
     return types.float32(a), codegen
 
 
+def _extreme(symbol: str, doc: str):
+    def extreme(typingctx, a):
+        def codegen(context, builder, sig, args):
+            return _reduce(
+                builder, args[0], a.lanes, lambda x, y: builder.select(builder.fcmp_ordered(symbol, x, y), x, y)
+            )
+
+        return types.float32(a), codegen
+
+    extreme.__doc__ = doc
+    return intrinsic(extreme)
+
+
+least_lane = _extreme("<", "The smallest lane of an f32 vector.")
+largest_lane = _extreme(">", "The largest lane of an f32 vector.")
+
+
 @intrinsic
 def sum_lanes_of_eight(typingctx, a, b, c, d, e, f, g, h):
     """The sums of the lanes of eight f32 vectors, as one vector of eight lanes.

@@ -3,9 +3,10 @@
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nts_plugins.kernels.vectors import VectorType, element_pointer, llvm_type
+from nts_plugins.kernels.vectors import LANES, VectorType, element_pointer, llvm_type
 
 
 def _shuffle(builder, a, b, lanes):
@@ -35,6 +36,19 @@ def join(typingctx, a, b):
         return _shuffle(builder, *args, range(2 * a.lanes))
 
     return VectorType(a.kind, 2 * a.lanes)(a, b), codegen
+
+
+@intrinsic
+def pick_lanes(typingctx, table, lanes):
+    """Of an f32 vector of :data:`LANES` the lanes whose numbers (0 to LANES - 1) an i32 vector holds; only for
+    processors that have this, see ``vectors.PERMUTES``."""
+    name = "llvm.x86.avx512.permvar.sf.512" if LANES == 16 else "llvm.x86.avx2.permps"
+
+    def codegen(context, builder, sig, args):
+        kind = ir.FunctionType(args[0].type, [each.type for each in args])
+        return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args)
+
+    return table(table, lanes), codegen
 
 
 @intrinsic

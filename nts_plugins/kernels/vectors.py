@@ -47,6 +47,10 @@ if LANES not in (8, 16):
     raise ValueError(f"NTS_CPU_LANES={LANES} must be 8 or 16.")
 
 
+PERMUTES = bool(_cpu_features().get("avx512f" if LANES == 16 else "avx2"))
+"""Whether one instruction picks a vector's lanes by the numbers in another one, see ``vector_shapes.pick_lanes``."""
+
+
 def helper(function: Callable) -> Callable:
     """Compile a function that kernels call in their inner loops.
 

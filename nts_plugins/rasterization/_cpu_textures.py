@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import texture_tanh, textured, textured_gradient
+from nts_plugins.kernels import texture_sampling, texture_tanh, textured, textured_gradient
 from nts_plugins.kernels.blocks import POWER_TABLE
 from nts_plugins.kernels.threads import run
 from nts_plugins.rasterization._cpu_projection import flat
@@ -34,8 +34,14 @@ class Skin(NamedTuple):
     def arrays(self, vectors: Tensor, planes: Tensor, rays: Tensor) -> Tuple[Any, ...]:
         """What both kernels read of the textures."""
         flat_rays = rays.detach().contiguous().numpy().reshape(-1)
+        texels = flat(vectors)
+        if not self.tanh:
+            width = texture_sampling.table_width(self.resolution)
+            tables = np.empty(len(texels) // self.resolution * width, np.float32)
+            run(texture_sampling.tabulate, texels, self.resolution, tables)
+            texels = tables
         return (
-            *(self.row_of, flat_rays, flat(vectors), flat(planes)),
+            *(self.row_of, flat_rays, texels, flat(planes)),
             *(self.amplitudes, self.n_planes, self.resolution, _TANH),
         )
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from numba import njit
 
+from nts_plugins.kernels.pieces import counters
 from nts_plugins.kernels.texture_sampling import (
     AXES,
     OUTSIDE,
@@ -17,6 +18,8 @@ from nts_plugins.kernels.texture_sampling import (
     keep_four,
     pull_products,
     sample_products,
+    table_width,
+    tabulate,
 )
 from nts_plugins.kernels.vectors import LANES, load, store
 
@@ -40,14 +43,15 @@ def pull(vectors, n_planes, planes, resolution, axes, upstream, grads, slopes, o
 
 
 @pytest.mark.parametrize("n_planes", [1, 3])
-@pytest.mark.parametrize("resolution", [2, 3, 5])
+@pytest.mark.parametrize("resolution", [2, 3, 5, 19])  # 19 texels fill more than one vector
 def test_places_on_texels_and_beyond_the_ends(resolution: int, n_planes: int) -> None:
     rng, lanes = np.random.default_rng(0), np.arange(LANES)
     vectors = rng.standard_normal((n_planes, resolution, TEXEL)).astype(np.float32)
     upstream = rng.standard_normal((PER_VECTOR, LANES)).astype(np.float32)
     places = rng.uniform(0, resolution - 1, (3, LANES)).astype(np.float32)
-    places[0, :resolution], places[0, resolution] = np.arange(resolution), OUTSIDE
-    places[1, -resolution:], places[1, 0] = np.arange(resolution), OUTSIDE
+    some = np.linspace(0, resolution - 1, min(resolution, LANES - 1), dtype=int)
+    places[0, : len(some)], places[0, len(some)] = some, OUTSIDE
+    places[1, -len(some) :], places[1, 0] = some, OUTSIDE
     planes = np.array([0.7, -0.3, 1.1], np.float32)[:n_planes]
     low = np.clip(np.floor(places).astype(int), 0, resolution - 2)
     weights = np.zeros((3, LANES, resolution))
@@ -70,13 +74,15 @@ def test_places_on_texels_and_beyond_the_ends(resolution: int, n_planes: int) ->
         rises[a] += (grad_a * (first[low[a] + 1] - first[low[a]]).T).sum(axis=0) * (places[a] >= 0)
         rises[b] += (grad_b * (second[low[b] + 1] - second[low[b]]).T).sum(axis=0) * (places[b] >= 0)
 
+    tables = np.full(n_planes * TEXEL * table_width(resolution), np.nan, np.float32)
+    tabulate((counters(1), 0), vectors.reshape(-1), resolution, tables)
     axes, out = np.full(AXES, np.nan, np.float32), np.zeros((PER_VECTOR, LANES), np.float32)
-    read(vectors.reshape(-1), n_planes, planes, places.reshape(-1), resolution, axes, out.reshape(-1))
+    read(tables, n_planes, planes, places.reshape(-1), resolution, axes, out.reshape(-1))
     np.testing.assert_allclose(out, shown, atol=2e-6)
     found = np.ones((n_planes, resolution, TEXEL), np.float32)
     slopes, by_plane = np.zeros((3, LANES), np.float32), np.zeros((3, LANES), np.float32)
     pull(
-        vectors.reshape(-1), n_planes, planes, resolution, axes, upstream.reshape(-1), found.reshape(-1),
+        tables, n_planes, planes, resolution, axes, upstream.reshape(-1), found.reshape(-1),
         slopes.reshape(-1), by_plane.reshape(-1),
     )  # fmt: skip
     np.testing.assert_allclose(found, grads, atol=6e-6)
