@@ -47,6 +47,11 @@ TEXTURE_KERNELS = {
     "composite_textured": "compositing",
     "textured_backward": "compositing, backward",
     "gather_textures": "compositing, backward",
+    "lift_maps": "coverage",
+    "gather_lifted": "coverage",
+    "find_rays": "rays",
+    "pull_rays": "rays, backward",
+    "tabulate": "compositing",
     "read_planes": "tri-planes",
     "bound_texels": "bounds of texels",
     "unbound_texels": "bounds of texels, backward",
@@ -268,7 +273,7 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
 
     from nts_plugins.fields import _fused
     from nts_plugins.losses import _photometric
-    from nts_plugins.rasterization import _cpu_composite, _cpu_projection, _cpu_textures
+    from nts_plugins.rasterization import _cpu_composite, _cpu_projection, _cpu_textures, cpu
 
     def always(name: str) -> Callable[..., str]:
         return lambda *_: name
@@ -278,6 +283,7 @@ def watched(trainer: Any) -> List[Tuple[Any, str, Callable[..., str]]]:
 
     model, optimizers = trainer.pipeline.model, trainer.optimizers
     return [
+        (cpu, "run", by_kernel),
         (_cpu_projection, "run", by_kernel),
         (_cpu_composite, "run", by_kernel),
         (_cpu_textures, "run", by_kernel),

@@ -32,7 +32,7 @@ _LARGEST_RADIUS = 1e9
 
 
 @njit(inline="always")
-def _rotation(quats, i):
+def rotation_of(quats, i):
     """1 / |q|, the unit quaternion w, x, y, z, and the nine entries of its rotation matrix, row by row."""
     w, x, y, z = (
         np.float64(quats[i, 0]),
@@ -54,6 +54,24 @@ def _rotation(quats, i):
 
 
 @njit(inline="always")
+def quaternion_gradient(unit, inverse, g):
+    """From the gradient of a rotation matrix, nine entries row by row, to that of the quaternion, whose unit and
+    1 / length are given."""
+    w, x, y, z = unit
+    gw = 2.0 * (x * (g[7] - g[5]) + y * (g[2] - g[6]) + z * (g[3] - g[1]))
+    gx = 2.0 * (-2.0 * x * (g[4] + g[8]) + y * (g[3] + g[1]) + z * (g[6] + g[2]) + w * (g[7] - g[5]))
+    gy = 2.0 * (x * (g[3] + g[1]) - 2.0 * y * (g[0] + g[8]) + z * (g[7] + g[5]) + w * (g[2] - g[6]))
+    gz = 2.0 * (x * (g[6] + g[2]) + y * (g[7] + g[5]) - 2.0 * z * (g[0] + g[4]) + w * (g[3] - g[1]))
+    along = gw * w + gx * x + gy * y + gz * z
+    return (
+        (gw - along * w) * inverse,
+        (gx - along * x) * inverse,
+        (gy - along * y) * inverse,
+        (gz - along * z) * inverse,
+    )
+
+
+@njit(inline="always")
 def _slopes(camera, x, y, z):
     """x/z and y/z, and both again clamped to 1.3 times the field of view, the range in which EWA is trusted."""
     per_z = 1.0 / z
@@ -62,7 +80,7 @@ def _slopes(camera, x, y, z):
 
 
 @njit(inline="always")
-def _transform(camera, means, i):
+def transform(camera, means, i):
     m0, m1, m2 = np.float64(means[i, 0]), np.float64(means[i, 1]), np.float64(means[i, 2])
     x = camera[0] * m0 + camera[1] * m1 + camera[2] * m2 + camera[3]
     y = camera[4] * m0 + camera[5] * m1 + camera[6] * m2 + camera[7]
@@ -98,7 +116,7 @@ def _times(row, rotation):
 
 
 @njit(inline="always")
-def _dot(a, b):
+def dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
@@ -106,11 +124,11 @@ def _dot(a, b):
 def _splat(camera, slopes, z, quats, scales, i):
     """A splat's factors and image covariance: u and v, the rows of J V Q, scales, a and b, and A A^T (xx, xy, yy)."""
     u, v = _rows(camera, slopes, z)
-    inverse, unit, rotation = _rotation(quats, i)
+    inverse, unit, rotation = rotation_of(quats, i)
     s = (np.float64(scales[i, 0]), np.float64(scales[i, 1]), np.float64(scales[i, 2]))
     p, r = _times(u, rotation), _times(v, rotation)
     a, b = (p[0] * s[0], p[1] * s[1], p[2] * s[2]), (r[0] * s[0], r[1] * s[1], r[2] * s[2])
-    return u, v, inverse, unit, rotation, s, p, r, a, b, (_dot(a, a), _dot(a, b), _dot(b, b))
+    return u, v, inverse, unit, rotation, s, p, r, a, b, (dot(a, a), dot(a, b), dot(b, b))
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
@@ -141,7 +159,7 @@ def project_forward(
             means2d[i, 0] = means2d[i, 1] = depths[i] = seen_opacities[i] = _F(0)
             centres[i, 0] = centres[i, 1] = conics[i, 0] = conics[i, 1] = conics[i, 2] = 0.0
             radii[i, 0] = radii[i, 1] = 0
-            x, y, z = _transform(camera, means, i)
+            x, y, z = transform(camera, means, i)
             if not (z >= near and z <= far):
                 continue
             slopes = _slopes(camera, x, y, z)
@@ -210,7 +228,7 @@ def project_backward(
                 grad_quats[i, 0] = grad_quats[i, 1] = grad_quats[i, 2] = grad_quats[i, 3] = _F(0)
                 grad_opacities[i] = _F(0)
                 continue
-            x, y, z = _transform(camera, means, i)
+            x, y, z = transform(camera, means, i)
             slopes = _slopes(camera, x, y, z)
             u, v, inverse, q, rotation, s, p, r, a, b, (xx, xy, yy) = _splat(camera, slopes, z, quats, scales, i)
             sharp = xx * yy - xy * xy
@@ -256,26 +274,21 @@ def project_backward(
             q00, q01, q02 = u[0] * gp[0] + v[0] * gr[0], u[0] * gp[1] + v[0] * gr[1], u[0] * gp[2] + v[0] * gr[2]
             q10, q11, q12 = u[1] * gp[0] + v[1] * gr[0], u[1] * gp[1] + v[1] * gr[1], u[1] * gp[2] + v[1] * gr[2]
             q20, q21, q22 = u[2] * gp[0] + v[2] * gr[0], u[2] * gp[1] + v[2] * gr[1], u[2] * gp[2] + v[2] * gr[2]
-            w, qx, qy, qz = q
-            gw = 2.0 * (qx * (q21 - q12) + qy * (q02 - q20) + qz * (q10 - q01))
-            gx = 2.0 * (-2.0 * qx * (q11 + q22) + qy * (q10 + q01) + qz * (q20 + q02) + w * (q21 - q12))
-            gy = 2.0 * (qx * (q10 + q01) - 2.0 * qy * (q00 + q22) + qz * (q21 + q12) + w * (q02 - q20))
-            gz = 2.0 * (qx * (q20 + q02) + qy * (q21 + q12) - 2.0 * qz * (q00 + q11) + w * (q10 - q01))
-            along = gw * w + gx * qx + gy * qy + gz * qz
-            grad_quats[i, 0], grad_quats[i, 1] = (gw - along * w) * inverse, (gx - along * qx) * inverse
-            grad_quats[i, 2], grad_quats[i, 3] = (gy - along * qy) * inverse, (gz - along * qz) * inverse
+            of_quaternion = quaternion_gradient(q, inverse, (q00, q01, q02, q10, q11, q12, q20, q21, q22))
+            for k in range(4):
+                grad_quats[i, k] = of_quaternion[k]
 
             # Rows u and v of J V.
-            gu = (_dot(rotation[0:3], gp), _dot(rotation[3:6], gp), _dot(rotation[6:9], gp))
-            gv = (_dot(rotation[0:3], gr), _dot(rotation[3:6], gr), _dot(rotation[6:9], gr))
+            gu = (dot(rotation[0:3], gp), dot(rotation[3:6], gp), dot(rotation[6:9], gp))
+            gv = (dot(rotation[0:3], gr), dot(rotation[3:6], gr), dot(rotation[6:9], gr))
             v0, v1 = (camera[0], camera[1], camera[2]), (camera[4], camera[5], camera[6])
             v2 = (camera[8], camera[9], camera[10])
             j00, j02, j11, j12 = _jacobian(camera, slopes, z)
             per_z = 1.0 / z
-            g02, g12 = _dot(gu, v2), _dot(gv, v2)
+            g02, g12 = dot(gu, v2), dot(gv, v2)
             m2x, m2y = np.float64(grad_means2d[i, 0]), np.float64(grad_means2d[i, 1])
             gz_camera = np.float64(grad_depths[i])
-            gz_camera -= (j00 * _dot(gu, v0) + j02 * g02 + j11 * _dot(gv, v1) + j12 * g12) * per_z
+            gz_camera -= (j00 * dot(gu, v0) + j02 * g02 + j11 * dot(gv, v1) + j12 * g12) * per_z
             # The slope x/z moves the mean; inside the clamp it also moves J.
             slope_gx = fx * m2x - (j00 * g02 if slopes[0] == slopes[2] else 0.0)
             slope_gy = fy * m2y - (j11 * g12 if slopes[1] == slopes[3] else 0.0)

@@ -13,14 +13,8 @@ from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, peaks, 
 from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors
-from nts_plugins.kernels.texture_sampling import (
-    LOCAL_RAYS,
-    TEXEL,
-    gather_rays,
-    places_in_texture,
-    sample_products,
-    table_width,
-)
+from nts_plugins.kernels.texture_places import LOCAL_RAYS, gather_rays, places_in_texture
+from nts_plugins.kernels.texture_sampling import TEXEL, sample_products, table_width
 from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, find_corners, sample_tanh
 from nts_plugins.kernels.tiles import (
     BLOCKS,
@@ -205,7 +199,7 @@ composite_plain, composite_tanh = (_forward_kernel(tanh) for tanh in (False, Tru
 
 Args, beside those of ``composite.composite_forward`` (the first three channels are colours):
     row_of: [N] int32 which texture each splat has, -1 for none.
-    rays: [M * RAYS] float64, see ``texture_sampling``.
+    rays: [M * RAYS] float64, see ``texture_places``.
     vectors: [M * n_planes * resolution * TEXEL] with tanh, else from ``texture_sampling.tabulate``.
     planes: [M * n_planes] weights of the planes.
     amplitudes: [4] factors on what is read.

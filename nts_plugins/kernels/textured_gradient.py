@@ -17,15 +17,8 @@ from nts_plugins.kernels.composite_gradient import (
 )
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
-from nts_plugins.kernels.texture_sampling import (
-    AXES,
-    LOCAL_RAYS,
-    RAYS,
-    TEXEL,
-    add_ray_gradients,
-    pull_products,
-    table_width,
-)
+from nts_plugins.kernels.texture_places import LOCAL_RAYS, RAYS, add_ray_gradients
+from nts_plugins.kernels.texture_sampling import AXES, TEXEL, pull_products, table_width
 from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, pull_tanh
 from nts_plugins.kernels.textured import (
     BEFORE,

@@ -17,7 +17,7 @@ from nts_plugins.appearance.neural_texture import NeuralTexture, NeuralTextureCo
 from nts_plugins.data.cameras import View
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
-from nts_plugins.rasterization import Textures, TextureSource, coverage
+from nts_plugins.rasterization import Seen, Textures, TextureSource
 from nts_plugins.rasterization.sh import camera_centres
 from nts_plugins.viewer.looks import TEXTURE_LOOKS
 
@@ -61,24 +61,18 @@ class TexturedModel(SplatModel):
         if self.texture.strength_at(self.step) == 0.0:
             return None
 
-        def decode(radii: Tensor) -> Optional[Textures]:
+        def decode(seen: Seen) -> Optional[Textures]:
             with torch.set_grad_enabled(trains_splats and torch.is_grad_enabled()):
                 textures = self.texture.textures(
-                    gaussians, camera_centres(view.viewmats)[0], self.step, radii,
-                    params.get("rest_means"), params.get("times"), self._coverage(gaussians, view),
+                    gaussians, camera_centres(view.viewmats)[0], self.step, seen.radii,
+                    params.get("rest_means"), params.get("times"),
+                    None if self.config.texture.least_coverage == 0.0 else seen.coverage(),
                 )  # fmt: skip
             if self.training and trains_splats:
                 self.drawn_textures = textures
             return textures
 
         return decode
-
-    def _coverage(self, gaussians: Gaussians, view: View) -> Optional[Tensor]:
-        """How much of the picture each splat makes up, where textures depend on it."""
-        if self.config.texture.least_coverage == 0.0:
-            return None
-        antialiased = self.config.rasterize_mode == "antialiased"
-        return coverage(gaussians, *view, antialiased=antialiased, backend=self.config.backend)
 
     @property
     def shs_0(self) -> Tensor:

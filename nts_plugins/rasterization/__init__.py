@@ -9,7 +9,7 @@ from nts_plugins.rasterization._api import coverage, lift, lift_ids, rasterize
 from nts_plugins.rasterization._backends import BackendUnavailable, UnknownBackend, available_backends, select_backend
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules
 from nts_plugins.rasterization.rules import GSPLAT_1_4, GSPLAT_1_5, installed_rules
-from nts_plugins.rasterization.textures import Textures, TextureSource
+from nts_plugins.rasterization.textures import Seen, Textures, TextureSource
 
 __all__ = [
     "GSPLAT_1_4",
@@ -19,6 +19,7 @@ __all__ = [
     "LiftedIds",
     "Raster",
     "Rules",
+    "Seen",
     "TextureSource",
     "Textures",
     "UnknownBackend",

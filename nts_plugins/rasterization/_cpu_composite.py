@@ -75,10 +75,9 @@ class Composite(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, means2d, conics, opacities, values, background, vectors, planes, rays, view, settings, absgrad, skin
+        ctx: Any, means2d, conics, opacities, values, background, vectors, planes, rays, lists, settings, absgrad, skin
     ):
         width, height, channels = settings.width, settings.height, values.shape[1]
-        lists = tile_lists(view, settings)
         backdrop = flat_backdrop(background, channels)
         image, behind = np.empty(height * width * channels, np.float32), np.empty(height * width, np.float32)
         used = np.zeros(len(lists.offsets) - 1, np.int64)

@@ -39,18 +39,24 @@ def project(gaussians: Gaussians, viewmat: Tensor, K: Tensor, settings: Settings
     return View(radii, means2d, centres, depths, conics, opacities)
 
 
+def pose_and_lens(viewmat: Tensor, K: Tensor) -> np.ndarray:
+    """The first 16 numbers of ``projection.CAMERA``."""
+    pose = viewmat.detach()[:3].double().numpy().ravel()
+    return np.concatenate([pose, [float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2))]])
+
+
 def _camera_array(viewmat: Tensor, K: Tensor, settings: Settings) -> np.ndarray:
     """The camera as the projection kernels read it, see ``projection.CAMERA``."""
-    pose = viewmat.detach()[:3].double().numpy().ravel()
-    fx, fy, cx, cy = (float(K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    camera = pose_and_lens(viewmat, K)
+    fx, fy, cx, cy = camera[12:]
     plain = [
-        *(fx, fy, cx, cy, settings.width, settings.height, settings.near_plane, settings.far_plane),
+        *(settings.width, settings.height, settings.near_plane, settings.far_plane),
         *(settings.eps2d, settings.radius_clip, settings.rules.alpha_min, float(settings.antialiased)),
     ]
     for focal, centre, size in ((fx, cx, settings.width), (fy, cy, settings.height)):
         margin = 0.15 * size / focal
         plain += [-centre / focal - margin, (size - centre) / focal + margin]
-    return np.concatenate([pose, np.array(plain, np.float64)])
+    return np.concatenate([camera, np.array(plain, np.float64)])
 
 
 class _Project(torch.autograd.Function):

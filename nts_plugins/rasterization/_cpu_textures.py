@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local textures on the CPU backend: what the kernels of ``kernels.textured`` read, and their gradients."""
 
+import math
 from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -8,11 +9,20 @@ import torch
 from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.kernels import texture_sampling, texture_tanh, textured, textured_gradient
+from nts_plugins.kernels import (
+    projection,
+    texture_places,
+    texture_rays,
+    texture_sampling,
+    texture_tanh,
+    textured,
+    textured_gradient,
+)
 from nts_plugins.kernels.blocks import POWER_TABLE
+from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run
-from nts_plugins.rasterization._cpu_projection import flat
-from nts_plugins.rasterization.textures import Textures, splat_rays
+from nts_plugins.rasterization._cpu_projection import as_array, flat, pose_and_lens
+from nts_plugins.rasterization.textures import Textures
 
 _TANH = texture_tanh.tanh_constants(POWER_TABLE)
 
@@ -75,6 +85,32 @@ class Skin(NamedTuple):
         return torch.from_numpy(grad_vectors), torch.from_numpy(grad_planes), torch.from_numpy(grad_rays)
 
 
+class _Rays(torch.autograd.Function):
+    """``textures.splat_rays`` of one camera; differentiable with respect to means, quats, scales and viewmat."""
+
+    @staticmethod
+    def forward(ctx: Any, means, quats, scales, viewmat, camera, splats, faces):
+        rays = np.empty((len(splats), texture_places.RAYS), np.float64)
+        arrays = (as_array(means), as_array(quats), as_array(scales))
+        run(texture_rays.find_rays, *arrays, splats, faces, camera, rays.reshape(-1))
+        ctx.save_for_backward(means, quats, scales)
+        ctx.seen = (splats, faces, camera)
+        return torch.from_numpy(rays)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_rays):
+        arrays = [as_array(tensor) for tensor in ctx.saved_tensors]
+        grads = [np.zeros_like(array) for array in arrays]
+        pieces = np.zeros((max(1, math.ceil(len(grad_rays) / projection.PIECE)), 12), np.float64)
+        run(texture_rays.pull_rays, *arrays, *ctx.seen, grad_rays.contiguous().numpy().reshape(-1), *grads, pieces)
+        grad_viewmat = None
+        if ctx.needs_input_grad[3]:
+            grad_viewmat = torch.zeros(4, 4)
+            grad_viewmat[:3] = torch.from_numpy(pieces.sum(axis=0).reshape(3, 4))
+        return (*(torch.from_numpy(array) for array in grads), grad_viewmat, None, None, None)
+
+
 Inputs = Tuple[Optional[Tensor], Optional[Tensor], Optional[Tensor]]
 
 
@@ -90,5 +126,14 @@ def texture_inputs(
     sizes = textures.n_planes, textures.resolution
     skin = Skin(row_of, *sizes, amplitudes, textures.product_tanh, textures.moves_splats)
     planes = textures.plane_weights().to(torch.float32)
-    rays = splat_rays(textures, gaussians, viewmat, K)
+    moved = gaussians if textures.moves_splats else gaussians.detach()
+    rays = _Rays.apply(
+        moved.means,
+        moved.quats,
+        moved.scales,
+        viewmat if textures.moves_splats else viewmat.detach(),
+        pose_and_lens(viewmat, K),
+        textures.splats.numpy(),
+        np.zeros(m, np.int64) if textures.faces is None else textures.faces.numpy(),
+    )
     return (textures.vectors.to(torch.float32), planes, rays), skin

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splats with textures on a GPU: gsplat projects them and lists them by tile, and Triton composites."""
 
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import gsplat
 import torch
@@ -9,8 +9,8 @@ from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization import _triton_textured as triton_textured
-from nts_plugins.rasterization._types import Settings
-from nts_plugins.rasterization.textures import Textures, TextureSource, splat_rays, textures_of
+from nts_plugins.rasterization._types import Lifted, Settings
+from nts_plugins.rasterization.textures import Textures, TextureSource, seen_by, splat_rays, textures_of
 
 
 def draw(
@@ -21,6 +21,7 @@ def draw(
     settings: Settings,
     backgrounds: Optional[Tensor],  # [C, W]
     source: TextureSource,
+    lift: Callable[..., Lifted],
 ) -> Tuple[Tensor, Tensor, Dict[str, Any]]:
     """Values [C, H, W, W'] (with depth as the last one when asked for), alphas [C, H, W, 1] and gsplat's record."""
     cameras, n, rules = viewmats.shape[0], len(gaussians), settings.rules
@@ -71,7 +72,7 @@ def draw(
         )
         image, alpha = _composite(
             (means2d[c], conics[c], opacities[c], of_camera, background),
-            textures_of(source, radii_per_axis[c]),
+            textures_of(source, seen_by(lift, gaussians, viewmats[c], Ks[c], radii_per_axis[c], settings)),
             gaussians,
             viewmats[c],
             Ks[c],

@@ -5,6 +5,7 @@ float32 only; other dtypes are cast on the way in and gradients on the way out. 
 threads, and several Python threads may draw at once.
 """
 
+import functools
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -15,11 +16,11 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import lifting, tiles
 from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run
-from nts_plugins.rasterization._cpu_composite import Composite, constants, tile_grid, tile_lists
+from nts_plugins.rasterization._cpu_composite import Composite, TileLists, constants, tile_grid, tile_lists
 from nts_plugins.rasterization._cpu_projection import View, flat, project, view_colors
 from nts_plugins.rasterization._cpu_textures import texture_inputs
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
-from nts_plugins.rasterization.textures import TextureSource, textures_of
+from nts_plugins.rasterization.textures import Seen, TextureSource, textures_of
 
 
 def rasterize(
@@ -49,7 +50,9 @@ def rasterize(
         if settings.depth is not None:
             columns.append(view.depths[:, None])
         values = torch.cat([column.to(torch.float32) for column in columns], dim=1) if len(columns) > 1 else columns[0]
-        texture, skin = texture_inputs(textures_of(textures, view.radii), gaussians, viewmats[c], Ks[c])
+        lists = tile_lists(view, settings)
+        seen = Seen(view.radii, functools.partial(_coverage, lists, settings))
+        texture, skin = texture_inputs(textures_of(textures, seen), gaussians, viewmats[c], Ks[c])
         image, alpha = Composite.apply(
             means2d[c],
             view.conics,
@@ -57,7 +60,7 @@ def rasterize(
             values,
             _backdrop(widths, background, channel_background, c),
             *texture,
-            view,
+            lists,
             settings,
             None if absgrad is None else absgrad[c],
             skin,
@@ -87,17 +90,36 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     # Fresh memory for each view would be cleared by the system first, a twentieth of the time.
     records = np.empty(0, np.float32)
     for c in range(viewmats.shape[0]):
-        view = project(gaussians, viewmats[c].detach(), Ks[c], settings)
-        lists = tile_lists(view, settings)
+        lists = tile_lists(project(gaussians, viewmats[c].detach(), Ks[c], settings), settings)
         size = len(lists.slots) * entry_records.whole_vectors(1 + width, 4)
         records = records if len(records) >= size else np.empty(size, np.float32)
-        run(
-            lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets,
-            settings.width, settings.height, constants(settings.rules),
-            flat(features[c].to(torch.float32)), width, records,
-        )  # fmt: skip
-        run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
+        _lift_view(lists, settings, flat(features[c].to(torch.float32)), records, weights, sums)
     return Lifted(features=torch.from_numpy(sums).view(len(gaussians), width), weights=torch.from_numpy(weights))
+
+
+def _lift_view(
+    lists: TileLists,
+    settings: Settings,
+    features: np.ndarray,
+    records: np.ndarray,
+    weights: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """Add one camera's part to what splats are given."""
+    width = len(sums) // max(1, len(weights))
+    run(
+        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, settings.width, settings.height,
+        constants(settings.rules), features, width, records,
+    )  # fmt: skip
+    run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
+
+
+def _coverage(lists: TileLists, settings: Settings) -> Tensor:
+    """How much of a camera's picture each splat makes up: lifting a map of no features leaves the weights."""
+    nothing, weights = np.empty(0, np.float32), np.zeros(len(lists.first_slot) - 1, np.float32)
+    records = np.empty(len(lists.slots) * entry_records.whole_vectors(1, 4), np.float32)
+    _lift_view(lists, settings, nothing, records, weights, nothing)
+    return torch.from_numpy(weights)
 
 
 def lift_ids(

@@ -69,7 +69,7 @@ def rasterize(
     if textures is None:
         pictures, alphas, info = _draw(gaussians, values, viewmats, Ks, settings, backgrounds)
     else:
-        drawn = _textured().draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures)
+        drawn = _textured().draw(gaussians, values, viewmats, Ks, settings, backgrounds, textures, lift)
         pictures, alphas, info = drawn
     return Raster(
         colors=pictures[..., :color_width],

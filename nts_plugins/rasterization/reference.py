@@ -63,8 +63,7 @@ def rasterize(
 
     Colour, channels and depth are columns of one table of values, so that they share their weights.
     """
-    cameras = viewmats.shape[0]
-    projection = project(gaussians, viewmats, Ks, settings)
+    cameras, projection = len(viewmats), project(gaussians, viewmats, Ks, settings)
     colors = view_colors(gaussians, viewmats, settings.sh_degree, projection.visible)
     columns, backgrounds = [colors], [_or_zeros(background, colors)]
     if channels is not None:
@@ -80,7 +79,8 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    residuals = [sampler(textures, gaussians, *view) for view in zip(viewmats, Ks, projection.radii, strict=True)]
+    views = zip(viewmats, Ks, projection.radii, strict=True)
+    residuals = [sampler(textures, gaussians, *view, settings, lift) for view in views]
     pictures = [
         composite(
             projection.means2d[camera],

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
+from nts_plugins.rasterization._types import Settings
 
 EXTENT = 3.0
 """A texture covers this many standard deviations on each side of its splat's centre; beyond, it is 0."""
@@ -85,21 +86,42 @@ class Textures:
         return replace(self, vectors=vectors, splats=splats, weights=weights, faces=faces)
 
 
-TextureSource = Union[Textures, Callable[[Tensor], Optional[Textures]]]
-"""Textures, the same for every camera; or a function that is called once for each camera and gives that camera's. It is
-handed the radii [N, 2] of the splats in pixels, half width and half height, 0 where the camera does not draw one: so
-textures are made only for splats that are seen."""
+class Seen(NamedTuple):
+    """What one camera draws of N splats, so that textures are made only for those that are seen."""
+
+    radii: Tensor
+    """[N, 2] in pixels, half width and half height, 0 where the camera does not draw a splat."""
+    coverage: Callable[[], Tensor]
+    """[N] how much of the picture each splat makes up without textures, as ``rasterization.coverage`` has it; found out
+    when it is asked for."""
 
 
-def textures_of(source: Optional[TextureSource], radii: Tensor) -> Optional[Textures]:
-    """The textures of a camera that draws splats with these radii [N, 2]; None where there are none."""
+TextureSource = Union[Textures, Callable[[Seen], Optional[Textures]]]
+"""Textures, the same for every camera; or a function that is called once for each camera and gives that camera's."""
+
+
+def textures_of(source: Optional[TextureSource], seen: Seen) -> Optional[Textures]:
+    """The textures of a camera; None where there are none."""
     if source is None or isinstance(source, Textures):
         return source
-    textures = source(radii)
+    textures = source(seen)
     if textures is None or len(textures) == 0:
         return None
-    check_textures(textures, len(radii), values=False)
+    check_textures(textures, len(seen.radii), values=False)
     return textures
+
+
+def seen_by(
+    lift: Callable[..., Any], gaussians: Gaussians, viewmat: Tensor, K: Tensor, radii: Tensor, settings: Settings
+) -> Seen:
+    """What a camera draws with these radii, for backends that know nothing better than their ``lift``."""
+
+    @torch.no_grad()
+    def coverage() -> Tensor:
+        pixels = gaussians.means.new_ones(1, settings.height, settings.width, 1)
+        return lift(gaussians.detach(), viewmat.detach()[None], K[None], settings, pixels).weights
+
+    return Seen(radii, coverage)
 
 
 def check_textures(textures: Textures, n_splats: int, values: bool = True) -> None:
@@ -257,11 +279,17 @@ class Residuals(NamedTuple):
 
 
 def sampler(
-    source: Optional[TextureSource], gaussians: Gaussians, viewmat: Tensor, K: Tensor, radii: Tensor
+    source: Optional[TextureSource],
+    gaussians: Gaussians,
+    viewmat: Tensor,
+    K: Tensor,
+    radii: Tensor,
+    settings: Settings,
+    lift: Callable[..., Any],
 ) -> Optional[Callable[[Tensor, Tensor], Residuals]]:
     """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals of one camera, which draws
-    splats with these radii [N, 2]; None where no splat has a texture."""
-    textures = textures_of(source, radii)
+    splats with these radii [N, 2]; None where no splat has a texture. ``lift`` is the backend's own."""
+    textures = textures_of(source, seen_by(lift, gaussians, viewmat, K, radii, settings))
     if textures is None:
         return None
     place = torch.full((len(gaussians),), -1, device=textures.splats.device)

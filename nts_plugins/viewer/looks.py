@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Callable, Dict, Optional, Tuple
 
 import torch
-from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.initialise import sh_to_rgb
-from nts_plugins.rasterization import Textures, TextureSource
+from nts_plugins.rasterization import Seen, Textures, TextureSource
 from nts_plugins.rasterization.rules import installed_rules
 from nts_plugins.rasterization.textures import EXTENT
 
@@ -79,8 +78,8 @@ def outlines(gaussians: Gaussians, textures: Optional[TextureSource]) -> Drawing
     colors = sh_to_rgb(gaussians.sh[:, 0]).clamp_min(0.0)
     squared_reach = 2 * torch.log(gaussians.opacities / EDGE).clamp_min(1e-2)
 
-    def solid(radii: Tensor) -> Textures:
-        splats = (radii.amin(dim=1) > 0).nonzero()[:, 0]
+    def solid(seen: Seen) -> Textures:
+        splats = (seen.radii.amin(dim=1) > 0).nonzero()[:, 0]
         places = torch.linspace(-EXTENT, EXTENT, TEXELS, dtype=colors.dtype, device=colors.device)
         darker = (RIM - 1) * colors[splats] / squared_reach[splats, None]
         vectors = colors.new_ones(len(splats), 3, TEXELS, 2, 4)
@@ -117,8 +116,8 @@ def _changed(source: Optional[TextureSource], change: Callable[[Textures], Textu
     if source is None or isinstance(source, Textures):
         return None if source is None else change(source)
 
-    def made(radii: Tensor) -> Optional[Textures]:
-        textures = source(radii)
+    def made(seen: Seen) -> Optional[Textures]:
+        textures = source(seen)
         return None if textures is None else change(textures)
 
     return made

@@ -9,9 +9,9 @@ import pytest
 from numba import njit
 
 from nts_plugins.kernels.pieces import counters
+from nts_plugins.kernels.texture_places import OUTSIDE
 from nts_plugins.kernels.texture_sampling import (
     AXES,
-    OUTSIDE,
     PER_VECTOR,
     TEXEL,
     four_kept,

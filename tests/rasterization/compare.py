@@ -79,7 +79,7 @@ def _with_texture(
     """[P, M] strengths with the residuals of opacity, and whether a ray meets a splat at the edge of a texel, where a
     texture ends or its slope jumps."""
     textures, view = scene.textures, (scene.viewmats[camera], scene.Ks[camera])
-    residuals = sampler(textures, scene.gaussians, *view, torch.empty(0))(pixels, splats)
+    residuals = sampler(textures, scene.gaussians, *view, torch.empty(0), settings=None, lift=None)(pixels, splats)
     points = splat_points(scene.gaussians.select(splats), *view, pixels)
     places = (points / EXTENT + 1) / 2 * (textures.resolution - 1)
     near_edge = ((places - places.round()).abs() < 1e-4).any(dim=-1) & torch.isin(splats, textures.splats)

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.rasterization import Rules, Textures, installed_rules, rasterize
-from nts_plugins.rasterization.textures import sample, splat_points
+from nts_plugins.rasterization import Rules, Seen, Textures, coverage, installed_rules, rasterize
+from nts_plugins.rasterization._cpu_textures import texture_inputs
+from nts_plugins.rasterization.textures import sample, splat_points, splat_rays
 
 from .compare import undecided_pixels
 from .scenes import Scene, facing, generator, scene, textured
@@ -208,6 +209,19 @@ def test_splats_move_by_their_textures_only_when_told(name: str) -> None:
         assert not torch.allclose(gradient, found[True][key], rtol=1e-2), key
 
 
+@pytest.mark.parametrize("planes", [3, 1])
+def test_rays_of_the_cpu_and_their_gradients(planes: int) -> None:
+    made, found = textured(scene(200, seed=4), planes=planes, moves_splats=True), []
+    weights = torch.randn(len(made.textures), 17, generator=generator(5), dtype=torch.float64)
+    for rays_of in (splat_rays, lambda *given: texture_inputs(*given)[0][2]):
+        own, leaves = made.leaves()
+        rays = rays_of(own.textures, own.gaussians, own.viewmats[0], own.Ks[0])
+        (rays * weights).sum().backward()
+        found.append([rays.detach(), *(leaves[name].grad for name in ("means", "quats", "scales", "viewmats"))])
+    for ours, expected in zip(*found, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
+
+
 def test_without_gradients_asked_for() -> None:
     made = textured(scene(50, seed=5), moves_splats=True)
     with torch.inference_mode():
@@ -247,15 +261,17 @@ def test_textures_may_be_made_for_the_splats_that_a_camera_draws(name: str) -> N
     made = textured(scene(60, cameras_=2, seed=8), share=1.0)
     whole, asked = made.textures, []
 
-    def source(radii: torch.Tensor) -> Textures:
-        asked.append(radii)
-        chosen = (radii > 0).all(dim=1)[whole.splats].nonzero()[:, 0]
+    def source(seen: Seen) -> Textures:
+        asked.append(seen.radii)
+        view = (made.viewmats[len(asked) - 1 :][:1], made.Ks[len(asked) - 1 :][:1])
+        torch.testing.assert_close(seen.coverage(), coverage(made.gaussians, *view, made.width, made.height))
+        chosen = (seen.radii > 0).all(dim=1)[whole.splats].nonzero()[:, 0]
         return whole.select(chosen)
 
     found = rasterize(**{**made.arguments(), "textures": source}, backend=name)
     assert torch.equal(found.colors, rasterize(**made.arguments(), backend=name).colors)
     assert [each.shape for each in asked] == [(60, 2)] * 2 and not torch.equal(*asked)
-    nothing = rasterize(**{**made.arguments(), "textures": lambda radii: None}, backend=name)
+    nothing = rasterize(**{**made.arguments(), "textures": lambda seen: None}, backend=name)
     assert torch.equal(nothing.colors, rasterize(**{**made.arguments(), "textures": None}, backend=name).colors)
 
 

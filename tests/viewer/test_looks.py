@@ -71,7 +71,7 @@ def test_a_splat_too_faint_for_an_outline_hides_nothing() -> None:
 
 def test_the_textures_colour_is_drawn_around_grey() -> None:
     textures = constant(0.05, 0.0)
-    for source in (textures, lambda radii: textures):
+    for source in (textures, lambda seen: textures):
         raster = draw(*looks.texture_color(one_splat(), source))
         expected = 0.5 + looks.COLOR_GAIN * torch.tensor([0.05, 0.0, -0.05])
         torch.testing.assert_close(raster.colors[0, MIDDLE, MIDDLE], 0.9 * expected, atol=1e-4, rtol=0)
@@ -86,7 +86,7 @@ def test_the_textures_opacity_is_drawn_around_grey_by_what_covers_the_picture() 
 
 @pytest.mark.parametrize("look", [looks.texture_color, looks.texture_opacity])
 def test_without_textures_everything_is_grey(look) -> None:
-    for source in (None, lambda radii: None):
+    for source in (None, lambda seen: None):
         raster = draw(*look(one_splat(), source))
         torch.testing.assert_close(raster.colors, 0.5 * raster.alphas.expand_as(raster.colors))
 
