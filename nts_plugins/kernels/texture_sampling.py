@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading the local textures of splats, and the way back; see ``rasterization.textures`` for what they are.
 
-Planes that are products of interpolated vectors are read for all pixels of a block at once: an axis has so few texels that they fill one vector, out of which an instruction picks
-each pixel's two. Where there is none, or there are more texels, interpolating is a sum over all of them, weighted by
-vectors that are zero in most pixels. Planes of tanh are in ``texture_tanh``.
+Planes that are products of interpolated vectors are read for all pixels of a block at once: an axis has so few texels
+that they fill one vector, out of which an instruction picks each pixel's two. Where there is none, or there are more
+texels, interpolating is a sum over all of them, weighted by vectors that are zero in most pixels. Planes of tanh are in
+``texture_tanh``.
 """
 
 import numpy as np
