@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks import baseline, scenes
 from nts_plugins.rasterization import installed_rules
-from nts_plugins.rasterization._cpu_composite import Composite
+from nts_plugins.rasterization._cpu_composite import Composite, tile_lists
 from nts_plugins.rasterization._cpu_projection import View
 from nts_plugins.rasterization._cpu_projection import project as project_splats
 from nts_plugins.rasterization._types import Settings
@@ -38,7 +38,8 @@ class Projected:
         centres = self.means2d.detach().double()
         view = View(self.radii, self.means2d, centres, self.depths, self.conics, self.opacities)
         absgrad = torch.zeros_like(self.means2d)
-        return Composite.apply(*self.leaves, None, None, None, None, view, self.settings, absgrad, None)[0]
+        lists = tile_lists(view, self.settings)
+        return Composite.apply(*self.leaves, None, None, None, None, lists, self.settings, absgrad, None)[0]
 
     def draw_baseline(self) -> Tensor:
         """The same by stock PyTorch operators."""

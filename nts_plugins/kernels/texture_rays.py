@@ -76,7 +76,7 @@ def _frame(camera, means, quats, scales, i, face):
     rotation, c, 1 / s, the rows of A, the unnormalised steps, the middle, and its length before that became 1."""
     inverse, unit, rotation = rotation_of(quats, i)
     c = transform(camera, means, i)
-    k0, k1, k2 = face, (face + 1) % 3, (face + 2) % 3
+    k0, k1, k2 = face % 3, (face + 1) % 3, (face + 2) % 3
     per = (1.0 / np.float64(scales[i, k0]), 1.0 / np.float64(scales[i, k1]), 1.0 / np.float64(scales[i, k2]))
     a0 = _times(per[0], _to_camera(camera, _column(rotation, k0)))
     a1 = _times(per[1], _to_camera(camera, _column(rotation, k1)))
@@ -138,6 +138,9 @@ def pull_rays(
         total[:] = 0.0
         for texture in range(start, min(m, start + PIECE)):
             i, o, face = at(splats[at(texture)]), texture * RAYS, faces[at(texture)]
+            # A splat that is not drawn may lie where numbers below are infinite; its gradient is 0, as it was.
+            if not np.any(grad_rays[o : o + RAYS]):
+                continue
             inverse, unit, rotation, c, per, rows, step_x, step_y, middle, length = _frame(
                 camera, means, quats, scales, i, face
             )

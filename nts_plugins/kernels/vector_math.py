@@ -131,7 +131,7 @@ def sum_lanes(typingctx, a):
     return types.float32(a), codegen
 
 
-def _extreme(symbol: str, doc: str):
+def _extreme(name: str, symbol: str, doc: str):
     def extreme(typingctx, a):
         def codegen(context, builder, sig, args):
             return _reduce(
@@ -140,12 +140,12 @@ def _extreme(symbol: str, doc: str):
 
         return types.float32(a), codegen
 
-    extreme.__doc__ = doc
+    extreme.__name__, extreme.__doc__ = name, doc
     return intrinsic(extreme)
 
 
-least_lane = _extreme("<", "The smallest lane of an f32 vector.")
-largest_lane = _extreme(">", "The largest lane of an f32 vector.")
+least_lane = _extreme("least_lane", "<", "The smallest lane of an f32 vector.")
+largest_lane = _extreme("largest_lane", ">", "The largest lane of an f32 vector.")
 
 
 @intrinsic

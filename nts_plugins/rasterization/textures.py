@@ -116,10 +116,12 @@ def seen_by(
 ) -> Seen:
     """What a camera draws with these radii, for backends that know nothing better than their ``lift``."""
 
+    alone = replace(settings, depth=None, absgrad=False)
+
     @torch.no_grad()
     def coverage() -> Tensor:
         pixels = gaussians.means.new_ones(1, settings.height, settings.width, 1)
-        return lift(gaussians.detach(), viewmat.detach()[None], K[None], settings, pixels).weights
+        return lift(gaussians.detach(), viewmat.detach()[None], K[None], alone, pixels).weights
 
     return Seen(radii, coverage)
 

@@ -9,7 +9,7 @@ import sys
 
 import torch
 
-from nts_plugins.rasterization import _api, gsplat_cuda, installed_rules
+from nts_plugins.rasterization import Seen, Textures, _api, gsplat_cuda, installed_rules, rasterize
 
 from .compare import draw, gradient_errors, pixel_scale, pull_back, undecided_pixels, upstream, value_errors
 from .fake_gsplat import FakeGsplat
@@ -64,9 +64,23 @@ def zeros_change_nothing() -> None:
     assert torch.equal(found.colors, plain.colors) and torch.equal(found.alphas, plain.alphas)
 
 
+def coverage_is_known_while_depth_is_drawn() -> None:
+    made, found = textured(scene(30, width=18, height=9, seed=3), planes=1), {}
+    for backend in ("reference", "gsplat"):
+
+        def source(seen: Seen, backend: str = backend) -> Textures:
+            found[backend] = seen.coverage()
+            return made.textures
+
+        rasterize(**{**made.arguments(), "textures": source}, backend=backend, depth="expected", absgrad=True)
+    assert found["gsplat"].sum() > 0
+    torch.testing.assert_close(found["gsplat"], found["reference"], rtol=1e-4, atol=1e-4)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     play_gsplat()
     zeros_change_nothing()
+    coverage_is_known_while_depth_is_drawn()
     for each in sys.argv[1:] or SCENES:
         compare(each)
