@@ -116,10 +116,9 @@ def seen_by(
 ) -> Seen:
     """What a camera draws with these radii, for backends that know nothing better than their ``lift``."""
 
-    alone = replace(settings, depth=None, absgrad=False)
-
     @torch.no_grad()
     def coverage() -> Tensor:
+        alone = replace(settings, depth=None, absgrad=False)
         pixels = gaussians.means.new_ones(1, settings.height, settings.width, 1)
         return lift(gaussians.detach(), viewmat.detach()[None], K[None], alone, pixels).weights
 

@@ -21,6 +21,7 @@ from nts_plugins.models.dynamic import (
 )
 from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.models.textured import EXPORTER
+from nts_plugins.rasterization import Seen
 from tests.captures import blobs, moved
 from tests.models.scenes import Steps, camera, make_model, picture
 
@@ -117,7 +118,7 @@ def test_textures_are_asked_for_where_splats_rest_and_see_the_time() -> None:
             assert not torch.equal(gaussians.means, model.gauss_params["means"])
             view = view_of(camera(), camera().camera_to_worlds)
             source = model.textures_for(gaussians, params, view, trains_splats=False)
-            source(torch.ones(len(gaussians), 2))  # type: ignore[misc, operator]
+            source(Seen(torch.ones(len(gaussians), 2), lambda count=len(gaussians): torch.ones(count)))  # type: ignore[misc, operator]
     for (places, _, times), time in zip(asked, (0.2, 0.9), strict=True):
         assert {tuple(row) for row in places.tolist()} <= {tuple(row) for row in model.gauss_params["means"].tolist()}
         assert torch.equal(times, torch.full((len(places), 1), time))

@@ -35,6 +35,7 @@ def play_gsplat() -> None:
     fake = FakeGsplat()
     for name in ("spherical_harmonics", "fully_fused_projection", "isect_tiles", "isect_offset_encode"):
         setattr(gsplat_cuda.gsplat, name, getattr(fake, name))
+    gsplat_cuda.gsplat.rendering.rasterization = fake.rasterization
     gsplat_cuda._require_extension = lambda: None
     _api.select_backend = lambda device, backend=None: backend
 
