@@ -118,7 +118,8 @@ def test_textures_are_asked_for_where_splats_rest_and_see_the_time() -> None:
             assert not torch.equal(gaussians.means, model.gauss_params["means"])
             view = view_of(camera(), camera().camera_to_worlds)
             source = model.textures_for(gaussians, params, view, trains_splats=False)
-            source(Seen(torch.ones(len(gaussians), 2), lambda count=len(gaussians): torch.ones(count)))  # type: ignore[misc, operator]
+            everywhere = torch.ones(len(gaussians))
+            source(Seen(everywhere[:, None].expand(-1, 2), everywhere.clone))  # type: ignore[misc, operator]
     for (places, _, times), time in zip(asked, (0.2, 0.9), strict=True):
         assert {tuple(row) for row in places.tolist()} <= {tuple(row) for row in model.gauss_params["means"].tolist()}
         assert torch.equal(times, torch.full((len(places), 1), time))
