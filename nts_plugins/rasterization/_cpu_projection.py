@@ -90,13 +90,22 @@ class _Project(torch.autograd.Function):
             *(grad_conics.contiguous().numpy(), as_array(grad_seen)),
         ]
         outgoing = [np.empty_like(array) for array in arrays]
-        pieces = np.zeros((max(1, math.ceil(n / projection.PIECE)), 12), np.float64)
+        pieces = camera_pieces(n)
         run(projection.project_backward, *arrays, camera, radii, *incoming, *outgoing, pieces)
-        grad_viewmat = None
-        if ctx.needs_input_grad[4]:
-            grad_viewmat = torch.zeros(4, 4)
-            grad_viewmat[:3] = torch.from_numpy(pieces.sum(axis=0).reshape(3, 4))
+        grad_viewmat = sum_of_pieces(pieces) if ctx.needs_input_grad[4] else None
         return (*(torch.from_numpy(array) for array in outgoing), grad_viewmat, None, None)
+
+
+def camera_pieces(n: int) -> np.ndarray:
+    """Room for what each piece of n splats, or textures, adds to the gradient of a camera."""
+    return np.zeros((max(1, math.ceil(n / projection.PIECE)), 12), np.float64)
+
+
+def sum_of_pieces(pieces: np.ndarray) -> Tensor:
+    """The gradient of a view matrix [4, 4], whose last row has none."""
+    grad_viewmat = torch.zeros(4, 4)
+    grad_viewmat[:3] = torch.from_numpy(pieces.sum(axis=0).reshape(3, 4))
+    return grad_viewmat
 
 
 def view_colors(gaussians: Gaussians, viewmat: Tensor, degree: Optional[int], radii: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Local textures on the CPU backend: what the kernels of ``kernels.textured`` read, and their gradients."""
 
-import math
 from typing import Any, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -10,7 +9,6 @@ from torch import Tensor
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import (
-    projection,
     texture_places,
     texture_rays,
     texture_sampling,
@@ -21,7 +19,7 @@ from nts_plugins.kernels import (
 from nts_plugins.kernels.blocks import POWER_TABLE
 from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run
-from nts_plugins.rasterization._cpu_projection import as_array, flat, pose_and_lens
+from nts_plugins.rasterization._cpu_projection import as_array, camera_pieces, flat, pose_and_lens, sum_of_pieces
 from nts_plugins.rasterization.textures import Textures
 
 _TANH = texture_tanh.tanh_constants(POWER_TABLE)
@@ -102,12 +100,9 @@ class _Rays(torch.autograd.Function):
     def backward(ctx: Any, grad_rays):
         arrays = [as_array(tensor) for tensor in ctx.saved_tensors]
         grads = [np.zeros_like(array) for array in arrays]
-        pieces = np.zeros((max(1, math.ceil(len(grad_rays) / projection.PIECE)), 12), np.float64)
+        pieces = camera_pieces(len(grad_rays))
         run(texture_rays.pull_rays, *arrays, *ctx.seen, grad_rays.contiguous().numpy().reshape(-1), *grads, pieces)
-        grad_viewmat = None
-        if ctx.needs_input_grad[3]:
-            grad_viewmat = torch.zeros(4, 4)
-            grad_viewmat[:3] = torch.from_numpy(pieces.sum(axis=0).reshape(3, 4))
+        grad_viewmat = sum_of_pieces(pieces) if ctx.needs_input_grad[3] else None
         return (*(torch.from_numpy(array) for array in grads), grad_viewmat, None, None, None)
 
 

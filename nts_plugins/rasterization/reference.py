@@ -20,7 +20,7 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.rotations import rotation_matrices
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Rules, Settings
 from nts_plugins.rasterization.sh import view_colors
-from nts_plugins.rasterization.textures import Residuals, TextureSource, sampler
+from nts_plugins.rasterization.textures import Residuals, TextureSource, sampler, seen_by
 
 _LARGEST_RADIUS = 1e9
 """Pixels. Larger radii would not fit into 32-bit integers; they cover every image anyway."""
@@ -79,8 +79,7 @@ def rasterize(
     if settings.absgrad and projection.means2d.requires_grad:
         absgrad = torch.zeros_like(projection.means2d)
         projection.means2d.absgrad = absgrad  # type: ignore[attr-defined]
-    views = zip(viewmats, Ks, projection.radii, strict=True)
-    residuals = [sampler(textures, gaussians, *view, settings, lift) for view in views]
+    views = [(gaussians, viewmats[camera], Ks[camera]) for camera in range(cameras)]
     pictures = [
         composite(
             projection.means2d[camera],
@@ -92,7 +91,7 @@ def rasterize(
             settings,
             backdrop[camera],
             None if absgrad is None else absgrad[camera],
-            residuals[camera],
+            sampler(textures, *views[camera], seen_by(lift, *views[camera], projection.radii[camera], settings)),
         )
         for camera in range(cameras)
     ]

@@ -280,17 +280,11 @@ class Residuals(NamedTuple):
 
 
 def sampler(
-    source: Optional[TextureSource],
-    gaussians: Gaussians,
-    viewmat: Tensor,
-    K: Tensor,
-    radii: Tensor,
-    settings: Settings,
-    lift: Callable[..., Any],
+    source: Optional[TextureSource], gaussians: Gaussians, viewmat: Tensor, K: Tensor, seen: Seen
 ) -> Optional[Callable[[Tensor, Tensor], Residuals]]:
-    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals of one camera, which draws
-    splats with these radii [N, 2]; None where no splat has a texture. ``lift`` is the backend's own."""
-    textures = textures_of(source, seen_by(lift, gaussians, viewmat, K, radii, settings))
+    """A function of pixels [P, 2] and splats [S] (indices into N) that gives the residuals of one camera; None where no
+    splat has a texture."""
+    textures = textures_of(source, seen)
     if textures is None:
         return None
     place = torch.full((len(gaussians),), -1, device=textures.splats.device)

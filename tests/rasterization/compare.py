@@ -13,7 +13,7 @@ from torch import Tensor
 
 from nts_plugins.rasterization import Raster, Rules, installed_rules, rasterize, reference
 from nts_plugins.rasterization._types import Settings
-from nts_plugins.rasterization.textures import EXTENT, sampler, splat_points
+from nts_plugins.rasterization.textures import EXTENT, Seen, sampler, splat_points
 
 from .scenes import Scene, generator
 
@@ -79,7 +79,7 @@ def _with_texture(
     """[P, M] strengths with the residuals of opacity, and whether a ray meets a splat at the edge of a texel, where a
     texture ends or its slope jumps."""
     textures, view = scene.textures, (scene.viewmats[camera], scene.Ks[camera])
-    residuals = sampler(textures, scene.gaussians, *view, torch.empty(0), settings=None, lift=None)(pixels, splats)
+    residuals = sampler(textures, scene.gaussians, *view, Seen(torch.empty(0), torch.empty))(pixels, splats)
     points = splat_points(scene.gaussians.select(splats), *view, pixels)
     places = (points / EXTENT + 1) / 2 * (textures.resolution - 1)
     near_edge = ((places - places.round()).abs() < 1e-4).any(dim=-1) & torch.isin(splats, textures.splats)
