@@ -2,7 +2,7 @@
 """One training iteration under nerfstudio, split by part, against the sum of its kernels.
 
     python -m benchmarks.iteration
-    python -m benchmarks.iteration --method splatfacto-nts --name iteration_textured
+    python -m benchmarks.iteration --method splatfacto-nts --against splat --name iteration_textured
     python -m benchmarks.iteration --splats 20000 100000 --name my_machine
 
 Trains for real, through nerfstudio's own loop, on pictures of a trained-like scene whose number of splats is held
@@ -74,6 +74,10 @@ class Options:
 
     method: str = "splat"
     """Method to train; textures and motion are there from the first step on."""
+    against: str = ""
+    """Another method, to be trained in turns with this one: how many times as long does an iteration take?"""
+    turns: int = 3
+    """How often they take turns."""
     splats: Tuple[int, ...] = (20_000,)
     """Sizes of the scene."""
     image: Tuple[int, int] = (400, 300)
@@ -100,26 +104,56 @@ def main(options: Options) -> None:
             torch.set_num_threads(threads)
             try:
                 measure(report, options, splats)
+                print(report.tables[-1].markdown(), flush=True)
+                if options.against:
+                    compare(report, options, splats)
+                    print(report.tables[-1].markdown(), flush=True)
             finally:
                 torch.set_num_threads(before)
-            print(report.tables[-1].markdown(), flush=True)
     print(f"written to {report.write()}")
+
+
+def train(options: Options, method: str, splats: int) -> "List[Iteration]":
+    """What each iteration took that counts, with the current number of threads."""
+    scene = scenes.room(splats, "trained", *options.image)
+    with tempfile.TemporaryDirectory() as folder:
+        capture = write_capture(Path(folder) / "capture", scene, options.views)
+        trainer = make_trainer(method, capture, Path(folder) / "run", options.warm_up + options.steps)
+        load_scene(trainer.pipeline.model, scene)
+        return train_and_watch(trainer)[options.warm_up :]
+
+
+def clock() -> "Tuple[Callable[[Spent], float], str]":
+    """Process time counts what one thread does; with several threads only the clock on the wall tells."""
+    return (lambda spent: spent.cpu, "process time") if thread_count() == 1 else (lambda spent: spent.wall, "wall time")
+
+
+def setting(options: Options, splats: int) -> str:
+    threads = thread_count()
+    return f"{splats // 1000}k splats, {options.image[0]}x{options.image[1]}, {threads} thread{'s' * (threads > 1)}"
+
+
+def compare(report: Report, options: Options, splats: int) -> None:
+    """Train both methods in turns, since a machine's clock changes, and add a table."""
+    pick, unit = clock()
+    table = report.table(
+        f"{options.method} against {options.against}, {setting(options, splats)}",
+        f"Median milliseconds of an iteration, {unit}, in turns.",
+    )
+    for _ in range(options.turns):
+        theirs, ours = (
+            1e3 * statistics.median(pick(each.total) for each in train(options, method, splats))
+            for method in (options.against, options.method)
+        )
+        table.add(**{options.against: theirs, options.method: ours}, ratio=ours / theirs)
 
 
 def measure(report: Report, options: Options, splats: int) -> None:
     """Train with the current number of threads and add a table."""
-    scene = scenes.room(splats, "trained", *options.image)
-    with tempfile.TemporaryDirectory() as folder:
-        capture = write_capture(Path(folder) / "capture", scene, options.views)
-        trainer = make_trainer(options.method, capture, Path(folder) / "run", options.warm_up + options.steps)
-        load_scene(trainer.pipeline.model, scene)
-        threads = thread_count()
-        iterations = train_and_watch(trainer)[options.warm_up :]
-    # Process time counts what one thread does; with several threads only the clock on the wall tells.
-    pick: Callable[[Any], float] = (lambda spent: spent.cpu) if threads == 1 else (lambda spent: spent.wall)
-    unit = "process time" if threads == 1 else "wall time"
+    iterations = train(options, options.method, splats)
+    pick, unit = clock()
     table = report.table(
-        f"{splats // 1000}k splats, {options.image[0]}x{options.image[1]}, {threads} thread{'s' * (threads > 1)}",
+        setting(options, splats),
         f"Median milliseconds of {len(iterations)} iterations, {unit}. Kernels are drawing, loss and Adam.",
     )
     total = 1e3 * statistics.median(pick(each.total) for each in iterations)
