@@ -132,8 +132,12 @@ def texture(**field: Any) -> NeuralTextureConfig:
 
 
 def texture_optimizers() -> Dict[str, Any]:
-    """The field's learning rate, as in the paper's program."""
-    return {"texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None}}
+    """The field's learning rate, as in the paper's program; and those of features and network of a pixel decoder."""
+    return {
+        "texture_field": {"optimizer": AdamConfig(lr=1e-3), "scheduler": None},
+        "pixels_features": {"optimizer": AdamConfig(lr=1e-2), "scheduler": None},
+        "pixels": {"optimizer": AdamConfig(lr=2e-3), "scheduler": None},
+    }
 
 
 def motion_optimizers() -> Dict[str, Any]:

@@ -141,7 +141,7 @@ class Export:
 
     def _report(self, target: Path, model: Any, textures: "Optional[Textures]", seen_from: Optional[str]) -> None:
         from nts_plugins.files import scene
-        from nts_plugins.models.textured import TexturedModel
+        from nts_plugins.models.textured import NO_DECODER, PIXEL_DECODER, TexturedModel
 
         def size(name: str) -> str:
             return f"{(target / name).stat().st_size / 1e6:.1f} MB"
@@ -153,6 +153,8 @@ class Export:
         if isinstance(model, TexturedModel):
             more = "" if self.bake else " --bake writes them to a file beside it."
             print(f"A .ply file holds splats and no textures: it looks as the scene does without them.{more}")
+            if PIXEL_DECODER in model.heads:
+                print(NO_DECODER)
 
 
 def _view(cameras: Any, index: int) -> "Camera":

@@ -120,6 +120,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         sizes = dataset.cameras.height * dataset.cameras.width
         dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
+        dataset.metadata["training_views"] = len(dataset)
         dataset.metadata["camera_spacing"] = camera_spacing(poses)
         dataset.metadata["moments"] = moments(dataset.cameras)
         color = self.train_dataparser_outputs.alpha_color

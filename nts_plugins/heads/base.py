@@ -6,6 +6,7 @@ A head says *what* to splat and what the pixels then mean. The model asks it, in
     head.initial_parameters(splats)        once: per-splat values, which join the splats' own in ``gauss_params``
     head.channels(params, view)            [N, E] values to draw, in the same pass as colour
     head.outputs(channels, alphas, view)   what the drawn [H, W, E] mean
+    head.picture(rgb, outputs)             what becomes of the picture
     head.losses(outputs, targets)          training only
     head.penalties(params)                 training only: what the splats themselves cost
     head.metrics(outputs, targets)
@@ -104,6 +105,16 @@ class FeatureHead(nn.Module, ABC):
         Returns:
             [H, W, C] by name; the names begin with the head's.
         """
+
+    def picture(self, rgb: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
+        """The picture that is compared with photographs and shown; as it was drawn, if a head says nothing else.
+        Differentiable.
+
+        Args:
+            rgb: [H, W, 3] drawn over the background, before it is made as bright as a photograph.
+            outputs: of the head, see above.
+        """
+        return rgb
 
     def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:
         """Terms of the training loss, weights included, by name."""

@@ -121,9 +121,8 @@ class SplatModel(SplatfactoModel):
         self.sparsity = sparsity_of(config, len(splats["means"]))
         self.strategy = make_strategy(strategy_for(config, metadata, splats, self.sparsity))
         self.strategy_state = self.strategy.initialize_state(self.extent)
-        self.heads = nn.ModuleDict(
-            {name: each.setup(name=name, metadata=metadata) for name, each in config.heads.items()}
-        )
+        heads = {name: each.setup(name=name, metadata=metadata) for name, each in self.head_configs().items()}
+        self.heads = nn.ModuleDict(heads)
         for head in self._heads():
             splats.update(head.initial_parameters(splats))
         self.gauss_params = nn.ParameterDict(
@@ -206,12 +205,15 @@ class SplatModel(SplatfactoModel):
         apart = [head for head in heads if head not in joint]
         gaussians = self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
-        photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
-        exposes = self.exposes and self.controls.photographed()
-        factors = self.exposure(c2w[0], photograph) if self.exposure is not None and exposes else None
-        outputs = {**self._pictures(raster, background, factors), **outputs}
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
+        rgb = raster.colors.squeeze(0)  # Indexing's gradient would fill a picture first.
+        for head in heads if self.controls.shows_scene() else ():
+            rgb = head.picture(rgb, outputs)
+        if self.exposure is not None and self.exposes and self.controls.photographed():
+            photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
+            rgb = expose(rgb, self.exposure(c2w[0], photograph), raster.alphas[0], background)
+        outputs = {**self._pictures(rgb, raster, background), **outputs}
         if self.training:
             self.info = raster.info
             self.strategy.step_pre_backward(
@@ -265,6 +267,9 @@ class SplatModel(SplatfactoModel):
             outputs.update(own if self.training else {**own, **head.displays(own)})
         return raster, outputs
 
+    def head_configs(self) -> Dict[str, FeatureHeadConfig]:
+        return self.config.heads  # Models with options that are heads add them.
+
     def textures_for(self, gaussians: Gaussians, params, view: View, trains_splats: bool) -> Optional[TextureSource]:
         return None  # Models with local textures say which.
 
@@ -283,14 +288,11 @@ class SplatModel(SplatfactoModel):
         scales, opacities = torch.exp(params["scales"]), torch.sigmoid(params["opacities"]).squeeze(-1)
         return Gaussians(params["means"], params["quats"], scales, opacities, sh, sh_rest)
 
-    def _pictures(self, raster: Raster, background: Tensor, factors: Optional[Tensor]) -> Dict[str, Tensor]:
-        rgb, alpha = raster.colors.squeeze(0), raster.alphas[0]  # Indexing's gradient would fill a picture first.
-        if factors is not None:
-            rgb = expose(rgb, factors, alpha, background)
-        if self.training:
-            outputs = {"rgb": rgb, "accumulation": alpha, "background": background}
-        else:
-            outputs = {"rgb": rgb.clamp(0.0, 1.0), "accumulation": alpha, "background": background.expand_as(rgb)}
+    def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor) -> Dict[str, Tensor]:
+        alpha = raster.alphas[0]
+        if not self.training:
+            rgb, background = rgb.clamp(0.0, 1.0), background.expand_as(rgb)
+        outputs = {"rgb": rgb, "accumulation": alpha, "background": background}
         if raster.depth is not None:
             depth = raster.depth[0]
             # Where nothing is, the viewer wants something far away.

@@ -16,10 +16,21 @@ from torch.nn import Parameter
 from nts_plugins.appearance.neural_texture import NeuralTexture, NeuralTextureConfig
 from nts_plugins.data.cameras import View
 from nts_plugins.gaussians import Gaussians
+from nts_plugins.heads.base import FeatureHeadConfig
+from nts_plugins.heads.pixel_decoder import PixelDecoderConfig
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Seen, Textures, TextureSource
 from nts_plugins.rasterization.sh import camera_centres
 from nts_plugins.viewer.looks import TEXTURE_LOOKS
+
+PIXEL_DECODER = "pixels"
+"""The name of the head that decodes pixels. Optimizers are called by it."""
+
+NO_DECODER = (
+    "No file holds what the pixel decoder adds to pictures, and the scene, which was trained with it, looks wrong "
+    "without. For files to look at elsewhere, train with --pipeline.model.pixel-decoder.features 0."
+)
+"""What exporters say of a scene that has one."""
 
 EXPORTER = "nerfstudio.scripts.exporter"
 """The module that ns-export, and no other command, imports."""
@@ -32,6 +43,8 @@ class TexturedModelConfig(SplatModelConfig):
     _target: Type = field(default_factory=lambda: TexturedModel)
     texture: NeuralTextureConfig = field(default_factory=NeuralTextureConfig)
     """Local textures of the splats."""
+    pixel_decoder: PixelDecoderConfig = field(default_factory=lambda: PixelDecoderConfig(features=0))
+    """Features on splats, of which a network makes what each pixel adds to its colour; none with 0 features."""
 
 
 class TexturedModel(SplatModel):
@@ -50,6 +63,11 @@ class TexturedModel(SplatModel):
         spacing = float(metadata.get("camera_spacing", 0.0))
         self.texture = NeuralTexture(self.config.texture, center, side / 2, spacing, self.num_train_data)
         self.drawn_textures: Optional[Textures] = None
+
+    def head_configs(self) -> Dict[str, FeatureHeadConfig]:
+        decoder = self.config.pixel_decoder
+        own = {PIXEL_DECODER: decoder} if decoder.features else {}
+        return {**super().head_configs(), **own}
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         return {**super().get_param_groups(), "texture_field": list(self.texture.parameters())}
@@ -83,6 +101,8 @@ class TexturedModel(SplatModel):
                 "[yellow]A .ply file holds splats, and no textures: what is exported looks as the scene does without "
                 "them. nts export --bake writes them too."
             )
+            if PIXEL_DECODER in self.heads:
+                CONSOLE.print(f"[yellow]{NO_DECODER}")
         return super().shs_0
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:

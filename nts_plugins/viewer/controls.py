@@ -74,6 +74,10 @@ class SplatControls(nn.Module):
             gaussians, textures = look.draw(gaussians, textures)
         return replace(gaussians, scales=gaussians.scales * size) if size < 1.0 else gaussians, textures
 
+    def shows_scene(self) -> bool:
+        """Whether the scene is shown, and not a look at what it is made of."""
+        return not in_viewer() or self.look.value == SCENE
+
     def photographed(self) -> bool:
         """Whether what is shown is to be as bright as photographs, and not a measurement around grey."""
         look = self.looks.get(self.look.value) if in_viewer() else None
