@@ -56,9 +56,10 @@ TEXTURE_KERNELS = {
     "bound_texels": "bounds of texels",
     "unbound_texels": "bounds of texels, backward",
     "add_to_planes": "tri-planes, backward",
+    "network_forward": "networks",
+    "network_backward": "networks, backward",
 }
-"""The same for those that only textures need; tri-planes carry what moves, too. Decoders are torch's matrix products,
-which count as the model's and autograd's."""
+"""The same for those that only textures need; tri-planes and networks carry what moves, too."""
 
 
 STARTS = {

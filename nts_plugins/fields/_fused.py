@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What surrounds the matrix products of fields: kernels on the CPU, torch elsewhere, which is also their reference."""
+"""Reading planes, small networks, and bounds: kernels on the CPU, torch elsewhere, which is also their reference."""
 
-from typing import Any
+from typing import Any, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from nts_plugins.kernels import planes
+from nts_plugins.kernels import networks, planes
 from nts_plugins.kernels.blocks import POWER_TABLE
 from nts_plugins.kernels.gradients import once_differentiable
 from nts_plugins.kernels.threads import run
@@ -76,6 +76,81 @@ class _Bounded(torch.autograd.Function):
         texels = out[0].numel() // 4 if len(out) else 1
         run(planes.unbound_texels, _flat(out), _flat(grad_out), texels, _flat(grad_color), _flat(grad_opacity))
         return grad_color, grad_opacity
+
+
+def through_network(values: Tensor, layers: Sequence[torch.nn.Linear], frequency: Optional[float]) -> Optional[Tensor]:
+    """[M, outputs] of values [M, inputs]: linear layers with ReLU between them or, with a ``frequency``, sines, of
+    which the first takes so many times its argument. None where torch has to do it.
+
+    Differentiable with respect to values and layers.
+    """
+    parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
+    fits = values.ndim == 2 and all(each.dtype == torch.float32 for each in (values, *parameters))
+    if not fits or not _on_cpu(values, *parameters):
+        return None
+    return _ThroughNetwork.apply(values, frequency, *parameters)
+
+
+class _ThroughNetwork(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, frequency: Optional[float], *parameters: Tensor) -> Tensor:
+        widths = np.array([values.shape[1], *(len(bias) for bias in parameters[1::2])], np.int64)
+        kind = networks.RELU if frequency is None else networks.SINE
+        network = (widths, kind, np.float32(frequency or 1.0), _packed(parameters))
+        outputs = np.empty((len(values), widths[-1]), np.float32)
+        run(networks.network_forward, _flat(values), *network, outputs.reshape(-1))
+        ctx.save_for_backward(values, *parameters)
+        ctx.network = network
+        return torch.from_numpy(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_outputs: Tensor):  # type: ignore[override]
+        values, *parameters = ctx.saved_tensors
+        widths = ctx.network[0]
+        grad_values = np.empty(values.shape if ctx.needs_input_grad[0] else (0, 0), np.float32)
+        pieces = -(-len(values) // networks.PIECE)
+        grads = np.empty((pieces, networks.gradients_size(widths)), np.float32)
+        run(
+            networks.network_backward, _flat(values), *ctx.network, _transposed(parameters[::2]), _flat(grad_outputs),
+            grad_values.reshape(-1), grads.reshape(-1),
+        )  # fmt: skip
+        by_layer = _unpacked(grads.sum(axis=0), parameters)
+        return torch.from_numpy(grad_values) if ctx.needs_input_grad[0] else None, None, *by_layer
+
+
+def _packed(parameters: Sequence[Tensor]) -> np.ndarray:
+    """Weights [outputs, inputs] and biases, in turn, as ``networks.network_forward`` wants them."""
+    parts = []
+    for weight, bias in zip(parameters[::2], parameters[1::2], strict=True):
+        outputs, inputs = weight.shape
+        part = np.zeros((inputs + 1, networks.whole(outputs)), np.float32)
+        part[:inputs, :outputs], part[inputs, :outputs] = weight.detach().numpy().T, bias.detach().numpy()
+        parts.append(part.reshape(-1))
+    return np.concatenate(parts)
+
+
+def _transposed(weights: Sequence[Tensor]) -> np.ndarray:
+    """Weights [outputs, inputs], as ``networks.network_backward`` wants them."""
+    parts = []
+    for weight in weights:
+        part = np.zeros((len(weight), networks.whole(weight.shape[1])), np.float32)
+        part[:, : weight.shape[1]] = weight.detach().numpy()
+        parts.append(part.reshape(-1))
+    return np.concatenate(parts)
+
+
+def _unpacked(grads: np.ndarray, parameters: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    """The gradients of weights and biases, in turn, out of what ``networks.network_backward`` writes."""
+    found: List[Tensor] = []
+    start = 0
+    for weight in parameters[::2]:
+        outputs, inputs = weight.shape
+        rows, width = networks.whole(inputs), networks.whole(outputs)
+        part = grads[start : start + (rows + 1) * width].reshape(rows + 1, width)
+        found += [torch.from_numpy(part[:inputs, :outputs].T.copy()), torch.from_numpy(part[rows, :outputs].copy())]
+        start += (rows + 1) * width
+    return tuple(found)
 
 
 def _on_cpu(*tensors: Tensor) -> bool:

@@ -25,6 +25,13 @@ class Mlp(nn.Sequential):
             modules += [nn.Linear(width, following), nn.ReLU()]
         super().__init__(*modules, nn.Linear(widths[-1], outputs))
 
+    def forward(self, input: Tensor) -> Tensor:
+        """[M, outputs] of values [M, inputs]. Differentiable; on the CPU in one kernel, once."""
+        from nts_plugins.fields._fused import through_network  # brings the kernels, which recipes must not
+
+        found = through_network(input, [each for each in self if isinstance(each, nn.Linear)], None)
+        return super().forward(input) if found is None else found
+
 
 class Siren(nn.Module):
     """Linear layers with sines between them, with their own way to begin (Sitzmann et al. 2020, section 3.2).
@@ -47,7 +54,12 @@ class Siren(nn.Module):
         self.linear = nn.ModuleList(layers_)
 
     def forward(self, values: Tensor) -> Tensor:
-        """[M, outputs] of values [M, inputs]."""
+        """[M, outputs] of values [M, inputs]. Differentiable; on the CPU in one kernel, once."""
+        from nts_plugins.fields._fused import through_network  # brings the kernels, which recipes must not
+
+        found = through_network(values, list(self.linear), self.first_frequency)  # type: ignore[arg-type]
+        if found is not None:
+            return found
         *between, last = self.linear
         for number, layer in enumerate(between):
             values = layer(values)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernels around the matrix products of fields against torch in float64, values and gradients."""
+"""The kernels of fields against torch in float64, values and gradients."""
 
+import copy
 from typing import Callable, Tuple
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from nts_plugins.fields import _fused
+from nts_plugins.fields.networks import Mlp, Siren
 from nts_plugins.kernels import threads
 from nts_plugins.kernels.threads import kernels_only
 
@@ -53,7 +55,67 @@ def test_texels_are_bounded(texels: int) -> None:
     assert 0.999 < float(_fused.bounded(color, opacity).abs().max()) <= 1.0
 
 
+@pytest.mark.parametrize("rows", [1, 33, 1100])
+@pytest.mark.parametrize(
+    ("kind", "sizes"),
+    [
+        (Mlp, (26, 3, 32, 2)),
+        (Mlp, (7, 36, 40, 1)),
+        (Mlp, (5, 17, 9, 0)),
+        (Siren, (51, 12, 32, 2)),
+        (Siren, (3, 1, 16, 4)),
+    ],
+)
+def test_networks_are_torchs(kind: type, sizes: "Tuple[int, int, int, int]", rows: int) -> None:
+    torch.manual_seed(5)
+    network = kind(*sizes)
+    exact = copy.deepcopy(network).double()
+    values, grad = 2 * torch.randn(rows, sizes[0]), torch.randn(rows, sizes[1])
+    found, leaves = [], []
+    for each, dtype in ((network, torch.float32), (exact, torch.float64)):
+        leaves.append(values.detach().clone().to(dtype).requires_grad_())
+        found.append(each(leaves[-1]))
+        found[-1].backward(grad.to(dtype))
+    assert found[0].grad_fn.name() == "_ThroughNetworkBackward" != found[1].grad_fn.name()
+    pairs = [(found[0], found[1]), (leaves[0].grad, leaves[1].grad)]
+    pairs += [(a.grad, b.grad) for a, b in zip(network.parameters(), exact.parameters(), strict=True)]
+    for each, expected in pairs:
+        torch.testing.assert_close(each.double(), expected, atol=1e-5 * float(expected.abs().max()), rtol=1e-5)
+
+
+def test_sines_of_large_arguments() -> None:
+    """One layer of sines, which the last layer hands on as they are."""
+    network = Siren(1, 1, 1, 1, first_frequency=3.0)
+    for layer in network.linear:
+        torch.nn.init.ones_(layer.weight)  # type: ignore[arg-type]
+        torch.nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    angles = torch.linspace(-700.0, 700.0, 20001)[:, None].requires_grad_()
+    found = network(angles)
+    found.sum().backward()
+    exact = 3 * angles.detach()  # as the kernel rounds it
+    torch.testing.assert_close(found.double(), exact.double().sin(), atol=3e-7, rtol=0)
+    assert angles.grad is not None
+    torch.testing.assert_close(angles.grad.double(), 3 * exact.double().cos(), atol=1e-6, rtol=0)
+
+
+def test_values_have_a_gradient_only_where_they_need_one() -> None:
+    network = Mlp(4, 2, 8, 1)
+    network(torch.randn(40, 4)).sum().backward()
+    assert all(each.grad is not None and bool(each.grad.any()) for each in network.parameters())
+    with torch.no_grad():
+        assert not network(torch.randn(40, 4)).requires_grad
+
+
+def test_rows_of_rows_go_through_torch() -> None:
+    network = Mlp(4, 2, 8, 1)
+    values = torch.randn(3, 5, 4)
+    torch.testing.assert_close(network(values), network(values.view(15, 4)).view(3, 5, 2))
+
+
 def test_nothing_to_read() -> None:
+    network, values = Siren(4, 2, 8, 1), torch.zeros(0, 4, requires_grad=True)
+    network(values).sum().backward()
+    assert network(values).shape == (0, 2) and not network.linear[0].weight.grad.any()  # type: ignore[union-attr]
     assert _fused.read_planes(torch.randn(3, 4, 4, 8), torch.zeros(0, 3)).shape == (0, 24)
     assert _fused.bounded(torch.zeros(0, 3, 4, 2, 3), torch.zeros(0, 3, 4, 2, 1)).shape == (0, 3, 4, 2, 4)
 
@@ -69,6 +131,10 @@ def test_same_bits_for_any_number_of_threads(monkeypatch: pytest.MonkeyPatch) ->
             leaf = features.clone().requires_grad_()
             out = _fused.read_planes(leaf, points)
             out.square().sum().backward()
-        found.append((out.detach(), leaf.grad))
+            torch.manual_seed(6)
+            network = Mlp(48, 3, 16, 1)
+            colors = network(out.detach())
+            colors.square().sum().backward()
+        found.append((out.detach(), leaf.grad, colors.detach(), *(each.grad for each in network.parameters())))
     torch.set_num_threads(before)
-    assert torch.equal(found[0][0], found[1][0]) and torch.equal(found[0][1], found[1][1])
+    assert all(torch.equal(one, three) for one, three in zip(*found, strict=True))
