@@ -85,8 +85,14 @@ def through_network(values: Tensor, layers: Sequence[torch.nn.Linear], frequency
     Differentiable with respect to values and layers.
     """
     parameters = [each for layer in layers for each in (layer.weight, layer.bias)]
-    fits = values.ndim == 2 and all(each.dtype == torch.float32 for each in (values, *parameters))
-    if not fits or not _on_cpu(values, *parameters):
+    widths = [layers[0].in_features, *(layer.out_features for layer in layers)]
+    # torch explains what does not fit, and is faster where layers are wide.
+    fits = values.ndim == 2 and values.shape[1] == widths[0] and max(widths) <= networks.WIDEST
+    if (
+        not fits
+        or not _on_cpu(values, *parameters)
+        or any(each.dtype != torch.float32 for each in (values, *parameters))
+    ):
         return None
     return _ThroughNetwork.apply(values, frequency, *parameters)
 
@@ -96,7 +102,7 @@ class _ThroughNetwork(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, frequency: Optional[float], *parameters: Tensor) -> Tensor:
         widths = np.array([values.shape[1], *(len(bias) for bias in parameters[1::2])], np.int64)
         kind = networks.RELU if frequency is None else networks.SINE
-        network = (widths, kind, np.float32(frequency or 1.0), _packed(parameters))
+        network = (widths, kind, np.float32(1.0 if frequency is None else frequency), _packed(parameters))
         outputs = np.empty((len(values), widths[-1]), np.float32)
         run(networks.network_forward, _flat(values), *network, outputs.reshape(-1))
         ctx.save_for_backward(values, *parameters)

@@ -28,9 +28,6 @@ SPREAD = 0.1
 """Standard deviation of features at the start. They must differ, and they must not be zero: the network begins with a
 last layer of zeros, and something has to tell it apart from nothing."""
 
-GAIN = 4.0
-"""What pixels add is shown so many times as strong as it is."""
-
 
 @dataclass
 class PixelDecoderConfig(FeatureHeadConfig):
@@ -48,10 +45,6 @@ class PixelDecoderConfig(FeatureHeadConfig):
     direction_degree: Optional[int] = 2
     """Degree, to 3, of the spherical harmonics of the pixel's direction that the network sees; None for what looks the
     same from all sides."""
-    camera_noise: float = 1.0
-    """In training, the network sees each picture's camera off its place by so many times (standard deviation, each
-    axis) the mean distance between a camera and the nearest other one: between cameras no photograph says how colours
-    change."""
     penalty: float = 0.02
     """Times the mean absolute value of what pixels add."""
     penalty_views: Optional[int] = 100
@@ -60,14 +53,13 @@ class PixelDecoderConfig(FeatureHeadConfig):
 
 
 class PixelDecoder(FeatureHead):
-    """Adds to the picture. Outputs ``<name>_residual`` [H, W, 3], what was added, in (-1, 1), 0 where nothing is,
-    and for the viewer ``<name>_added`` [H, W, 3].
+    """Adds to the picture. Outputs ``<name>_added`` [H, W, 3]: what was added, r in (-1, 1), coded as (r + 1) / 2.
 
     Until training changes the network's last layer, it adds nothing. Making one draws no random number that training
     would otherwise draw.
 
     Raises:
-        InputError: where a size is out of range, or ``trains_geometry`` is off.
+        InputError: where a setting is out of range, or the decoder would not be part of the picture all the time.
     """
 
     config: PixelDecoderConfig
@@ -75,17 +67,7 @@ class PixelDecoder(FeatureHead):
     def __init__(self, config: PixelDecoderConfig, *, name: str, metadata: Mapping[str, Any]) -> None:
         super().__init__(config, name=name, metadata=metadata)
         degree = config.direction_degree
-        if config.features < 1 or config.hidden < 1 or config.layers < 0 or not 0 <= (degree or 0) <= 3:
-            raise InputError(
-                f"The head {name!r} has features {config.features}, hidden {config.hidden}, layers {config.layers} and "
-                f"direction-degree {degree}. It needs one feature, one unit, no layer and degree 0 at least, and "
-                f"degree 3 at most."
-            )
-        if not config.trains_geometry:
-            raise InputError(f"What the head {name!r} adds is part of the picture: leave its trains-geometry on.")
-        self.center, side = metadata.get("random_region", ((0.0, 0.0, 0.0), 2.0))
-        self.nearest = side / 2
-        self.noise = config.camera_noise * float(metadata.get("camera_spacing", 0.0))
+        _check(config, name)
         views = metadata.get("training_views", config.penalty_views)
         self.penalty = config.penalty * (1.0 if config.penalty_views is None else config.penalty_views / max(1, views))
         inputs = config.features + 1 + (0 if degree is None else (degree + 1) ** 2)
@@ -111,29 +93,44 @@ class PixelDecoder(FeatureHead):
         if self.config.direction_degree is not None:
             known.append(self._directions(view)[solid])
         added = opacity * torch.tanh(self.network(torch.cat(known, dim=1)))
-        residual = added.new_zeros(alphas.numel(), 3).index_copy(0, solid, added)
-        return {f"{self.name}_residual": residual.view(*alphas.shape[:2], 3)}
+        # As a picture in [0, 1], which every output is.
+        coded = added.new_full((alphas.numel(), 3), 0.5).index_copy(0, solid, 0.5 + 0.5 * added)
+        return {f"{self.name}_added": coded.view(*alphas.shape[:2], 3)}
 
     def picture(self, rgb: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-        return rgb + outputs[f"{self.name}_residual"]
-
-    def displays(self, outputs: Mapping[str, Tensor]) -> Dict[str, Tensor]:
-        """What was added, around middle grey, :data:`GAIN` times as strong as it is."""
-        return {f"{self.name}_added": (0.5 + 0.5 * GAIN * outputs[f"{self.name}_residual"]).clamp(0.0, 1.0)}
+        return rgb + self._added(outputs)
 
     def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:
-        return {f"{self.name}_penalty": self.penalty * outputs[f"{self.name}_residual"].abs().mean()}
+        return {f"{self.name}_penalty": self.penalty * self._added(outputs).abs().mean()}
+
+    def _added(self, outputs: Mapping[str, Tensor]) -> Tensor:
+        """[H, W, 3] in (-1, 1)."""
+        return 2 * outputs[f"{self.name}_added"] - 1
 
     @torch.no_grad()
     def _directions(self, view: View) -> Tensor:
-        """[H W, K] harmonics of the direction in which each pixel looks, world frame.
+        """[H W, K] harmonics of the direction in which each pixel looks, world frame."""
+        rays = pixel_rays(view.Ks[0], view.width, view.height).reshape(-1, 3) @ view.viewmats[0, :3, :3]
+        return sh_basis(nn.functional.normalize(rays, dim=-1), self.config.direction_degree or 0)
 
-        With noise, of the direction from a place beside the camera to what the pixel shows, which is taken to be as far
-        away as the middle of the scene.
-        """
-        rotation, shift = view.viewmats[0, :3, :3], view.viewmats[0, :3, 3]
-        rays = nn.functional.normalize(pixel_rays(view.Ks[0], view.width, view.height).reshape(-1, 3), dim=-1)
-        if self.training and self.noise > 0:
-            distance = (rotation @ rotation.new_tensor(self.center) + shift).norm().clamp_min(self.nearest)
-            rays = nn.functional.normalize(rays + self.noise / distance * torch.randn_like(shift), dim=-1)
-        return sh_basis(rays @ rotation, self.config.direction_degree or 0)
+
+def _check(config: PixelDecoderConfig, name: str) -> None:
+    """The settings are in range.
+
+    Raises:
+        InputError: naming the first that is not.
+    """
+    least = {"features": 1, "hidden": 1, "layers": 0, "direction_degree": 0, "penalty": 0}
+    for setting, lowest in {**least, "penalty_views": 1}.items():
+        value = getattr(config, setting)
+        highest = 3 if setting == "direction_degree" else float("inf")
+        if value is not None and not lowest <= value <= highest:
+            limit = f"at least {lowest}" if highest > 3 else f"from {lowest} to {highest}"
+            raise InputError(f"{setting} of the head {name!r} is {value}; it must be {limit}.")
+    if not config.trains_geometry:
+        raise InputError(f"What the head {name!r} adds is part of the picture: leave its trains-geometry on.")
+    if config.stop_step is not None:
+        raise InputError(
+            f"What the head {name!r} adds is part of the picture: without it, from step {config.stop_step} on, splats "
+            f"would be trained to look like something else. Leave its stop-step at None."
+        )

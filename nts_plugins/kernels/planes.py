@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading tri-planes, and bounding what decoders give: the small loops around the matrix products of fields."""
+"""Reading tri-planes, and bounding what decoders give: the small loops around the networks of fields."""
 
 import numpy as np
 from numba import njit

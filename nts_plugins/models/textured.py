@@ -50,7 +50,7 @@ class TexturedModelConfig(SplatModelConfig):
 class TexturedModel(SplatModel):
     """Splats whose colour and opacity vary across each of them, as a field shared by all of them says.
 
-    Until the field's first step it is a :class:`SplatModel`, to the bit.
+    Until the field's first step it is a :class:`SplatModel`, to the bit; with a pixel decoder it is something else.
     """
 
     config: TexturedModelConfig  # type: ignore[assignment]

@@ -19,7 +19,7 @@ from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nts_plugins import compat
-from nts_plugins.errors import InputError
+from nts_plugins.errors import InputError, describe
 from nts_plugins.training import checkpoints
 from nts_plugins.training.memory import keep_freed_memory
 from nts_plugins.training.optimizers import scale_learning_rates
@@ -97,7 +97,14 @@ class SplatTrainer(Trainer):
         """
         scales = getattr(self.pipeline.model, "learning_rate_scales", dict)()
         groups = scale_learning_rates(self.config.optimizers, scales)
-        self.optimizers = Optimizers(groups, self.pipeline.get_param_groups())
+        parameters = self.pipeline.get_param_groups()
+        without = sorted(set(parameters) - set(groups))
+        if without:
+            raise InputError(
+                f"The method {self.config.method_name} has no optimizer for {describe(without)}: the option, or the "
+                f"head, that these parameters belong to does not go with it."
+            )
+        self.optimizers = Optimizers(groups, parameters)
         self._resume()
         if self._start_step >= self.config.max_num_iterations:
             CONSOLE.print(

@@ -33,6 +33,10 @@ BUSY = {
 }
 
 
+DECODED = ("splatfacto-nts-dynamic", "splatfacto-nts-surface")
+"""Methods that are trained with what is otherwise an option: where a scene moves, and beside another head."""
+
+
 def registered_methods() -> List[str]:
     """Names of the methods that this package offers to nerfstudio."""
     entries = metadata.entry_points(group="nerfstudio.method_configs")
@@ -44,6 +48,8 @@ def busy_options(method: str) -> List[str]:
     pipeline = runs.parse(method).pipeline
     model = pipeline.model
     busy = [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
+    if method in DECODED:
+        busy += ["--pipeline.model.pixel-decoder.features", "4", "--pipeline.model.pixel-decoder.hidden", "8"]
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
     if pipeline.datamanager.train_views is not None:

@@ -106,6 +106,32 @@ def test_values_have_a_gradient_only_where_they_need_one() -> None:
         assert not network(torch.randn(40, 4)).requires_grad
 
 
+def test_values_that_do_not_fit_are_torchs_to_explain() -> None:
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        Mlp(4, 2, 8, 1)(torch.randn(7, 5))
+
+
+@pytest.mark.parametrize("network", [Mlp(4, 2, 8, 1), Siren(4, 2, 8, 1)])
+def test_what_has_diverged_shows(network: torch.nn.Module) -> None:
+    values = torch.randn(40, 4)
+    values[3, 1] = float("nan")
+    found = network(values)
+    assert found[3].isnan().all() and torch.isfinite(found[:3]).all() and torch.isfinite(found[4:]).all()
+    huge = Siren(4, 2, 8, 1, first_frequency=1e12)
+    assert float(huge(torch.randn(40, 4)).detach().abs().max()) < 100
+
+
+def test_wide_layers_go_through_torch() -> None:
+    assert Mlp(4, 2, 512, 1)(torch.randn(7, 4)).grad_fn.name() != "_ThroughNetworkBackward"  # type: ignore[union-attr]
+
+
+def test_frozen_layers_have_no_gradient() -> None:
+    network = Mlp(4, 2, 8, 1)
+    network[0].requires_grad_(False)
+    network(torch.randn(40, 4)).sum().backward()
+    assert network[0].weight.grad is None and bool(network[-1].weight.grad.any())  # type: ignore[union-attr]
+
+
 def test_rows_of_rows_go_through_torch() -> None:
     network = Mlp(4, 2, 8, 1)
     values = torch.randn(3, 5, 4)

@@ -17,7 +17,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
 import torch
-from nts_plugins.fields.networks import Siren
+from nts_plugins.fields.networks import Mlp, Siren
 from nts_plugins.kernels import vectors
 from nts_plugins.losses import l1_and_ssim, ssim_reference
 from nts_plugins.rasterization import lift, lift_ids
@@ -42,15 +42,16 @@ for lifted in (
     assert totals[0] > 1 and abs(totals[0] / totals[1] - 1) < 1e-4
 pictures = torch.rand(2, 40, 50, 3)
 assert abs(float(l1_and_ssim(*pictures)[1] - ssim_reference(*pictures))) < 1e-5
-network, values = Siren(9, 5, 20, 2), torch.randn(70, 9)
-kept = [network(values)]
-kept[0].sum().backward()
-kept += [each.grad.clone() for each in network.parameters()]
-network.zero_grad()
-exact = [network.double()(values.double())]
-exact[0].sum().backward()
-exact += [each.grad for each in network.parameters()]
-assert all(float((one - two).abs().max()) < 2e-5 * float(two.abs().max()) for one, two in zip(kept, exact))
+for network in (Siren(9, 5, 20, 2), Mlp(9, 5, 20, 2), Mlp(9, 5, 20, 0)):
+    values = torch.randn(70, 9)
+    kept = [network(values)]
+    kept[0].sum().backward()
+    kept += [each.grad.clone() for each in network.parameters()]
+    network.zero_grad()
+    exact = [network.double()(values.double())]
+    exact[0].sum().backward()
+    exact += [each.grad for each in network.parameters()]
+    assert all(float((one - two).abs().max()) < 2e-5 * float(two.abs().max()) for one, two in zip(kept, exact))
 print("drawn with", vectors.LANES)
 """
 
