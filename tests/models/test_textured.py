@@ -2,6 +2,7 @@
 """Splats with textures: the backbone to the bit until they begin, and a field that learns from then on."""
 
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
@@ -12,6 +13,7 @@ from nts_plugins.data.cameras import view_of
 from nts_plugins.errors import InputError
 from nts_plugins.fields.texture import TextureFieldConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
+from nts_plugins.heads.pixel_decoder import PixelDecoderConfig
 from nts_plugins.models.splat import SplatModelConfig
 from nts_plugins.models.textured import EXPORTER, TexturedModel, TexturedModelConfig
 from nts_plugins.rasterization import coverage
@@ -124,4 +126,8 @@ def test_export_says_what_a_file_cannot_hold(
     assert "no textures" not in capsys.readouterr().out, "the viewer looks at every property"
     monkeypatch.setitem(sys.modules, EXPORTER, ModuleType(EXPORTER))
     assert torch.equal(model.shs_0, model.features_dc)
-    assert "holds splats, and no textures" in " ".join(capsys.readouterr().out.split())
+    said = " ".join(capsys.readouterr().out.split())
+    assert "holds splats, and no textures" in said and "pixel decoder" not in said
+    decoded = make_model(replace(config(), pixel_decoder=PixelDecoderConfig(features=4)))
+    assert torch.equal(decoded.shs_0, decoded.features_dc)
+    assert "what the pixel decoder adds" in " ".join(capsys.readouterr().out.split())

@@ -168,3 +168,11 @@ def test_training_needs_iterations(capture: Path, tmp_path: Path, capsys: pytest
         runs.train("splat", capture, tmp_path / "outputs", 0)
     printed = capsys.readouterr()
     assert "max-num-iterations is 0" in f"{caught.value}{printed.out}{printed.err}"
+
+
+def test_an_option_that_the_recipe_cannot_train_is_explained(capture: Path, tmp_path: Path) -> None:
+    """The paper's presets have no optimizer for what the paper does not have."""
+    options = ("--pipeline.model.pixel-decoder.features", "4")
+    with pytest.raises(InputError, match="splatfacto-nts-blender-paper has no optimizer for pixels, pixels_features"):
+        runs.trainer("splatfacto-nts-blender-paper", capture, tmp_path, 1, *options)
+    assert not list(tmp_path.rglob("*.yml"))
