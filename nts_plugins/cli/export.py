@@ -34,8 +34,8 @@ class Export:
     """Also write the textures. They look different from every side; the file holds them as the training cameras see
     each splat in the mean."""
     camera: Optional[int] = None
-    """Bake textures as the training view of this number sees them, from 0; in that view the scene is then exact, but for
-    what a pixel decoder adds."""
+    """Bake textures as the training view of this number sees them, from 0; in that view the scene is then exact, except
+    for what a pixel decoder adds."""
     from_position: Optional[Tuple[float, float, float]] = None
     """Bake textures as they are seen from this place, scene units."""
     time: Optional[float] = None
