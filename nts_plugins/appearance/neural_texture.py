@@ -12,7 +12,7 @@ from typing import Dict, Literal, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from nts_plugins.errors import InputError
+from nts_plugins.appearance.priors import penalty_share
 from nts_plugins.fields.regions import Region, RegionKind
 from nts_plugins.fields.texture import TextureField, TextureFieldConfig
 from nts_plugins.gaussians import Gaussians
@@ -63,9 +63,8 @@ class NeuralTextureConfig:
     color_penalty: float = 0.01
     """Times that of colour."""
     penalty_views: Optional[int] = None
-    """The penalties are meant for so many photographs, and count in proportion more where there are fewer: beside a
-    mean over photographs, what is expected of textures beforehand weighs the more the fewer there are. None, as in the
-    paper, takes them as they are; it has 100 photographs of each object of NeRF-Synthetic."""
+    """The penalties are meant for so many photographs, and count in proportion more where there are fewer. None, as in
+    the paper, takes them as they are; it has 100 photographs of each object of NeRF-Synthetic."""
 
 
 class NeuralTexture(nn.Module):
@@ -93,9 +92,8 @@ class NeuralTexture(nn.Module):
         views: int = 1,
     ) -> None:
         super().__init__()
-        self.config, self.camera_spacing, self.views = config, camera_spacing, views
-        if config.penalty_views is not None and config.penalty_views < 1:
-            raise InputError(f"NeuralTextureConfig.penalty_views is {config.penalty_views}; it must be above zero.")
+        self.config, self.camera_spacing = config, camera_spacing
+        self.share = penalty_share(config.penalty_views, views, "NeuralTextureConfig.penalty_views")
         with torch.random.fork_rng(devices=[]):
             planes = 1 if config.plane_weights == "face" else 3
             self.field = TextureField(config.field, Region(config.region, center, radius), planes)
@@ -190,12 +188,11 @@ class NeuralTexture(nn.Module):
         scale = textures.amplitudes
         color = (scale[0] * mean[0] + scale[1] * mean[1] + scale[2] * mean[2]) / 3
         config = self.config
-        share = 1.0 if config.penalty_views is None else config.penalty_views / max(self.views, 1)
-        opacity = share * config.opacity_penalty * scale[3] * mean[3]
+        opacity = self.share * config.opacity_penalty * scale[3] * mean[3]
         if config.charges_opacity and opacity_price is not None:
             shown = (planes[..., 3] * textures.plane_weights()).sum(dim=1).mean()
             opacity = opacity + opacity_price * SPREAD * scale[3] * shown
         return {
             "texture_opacity": opacity,
-            "texture_color": share * config.color_penalty * color,
+            "texture_color": self.share * config.color_penalty * color,
         }

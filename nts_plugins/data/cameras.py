@@ -63,6 +63,18 @@ def world_to_camera(camera_to_worlds: Tensor) -> Tensor:
     return torch.cat([torch.cat([rotation, translation], dim=2), last], dim=1)
 
 
+def pixel_rays(K: Tensor, width: int, height: int) -> Tensor:
+    """[H, W, 3] points at depth 1 (camera frame, OpenCV axes) behind the centres of pixels.
+
+    Args:
+        K: [3, 3] pinhole intrinsics, pixels, without skew.
+    """
+    x = (torch.arange(width, dtype=K.dtype, device=K.device) + 0.5 - K[0, 2]) / K[0, 0]
+    y = (torch.arange(height, dtype=K.dtype, device=K.device) + 0.5 - K[1, 2]) / K[1, 1]
+    rows, columns = torch.meshgrid(y, x, indexing="ij")
+    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1)
+
+
 def region_in_view(camera_to_worlds: Tensor) -> Tuple[Tuple[float, float, float], float]:
     """Centre and side of a cube in which to strew splats where no seed points say where the scene is.
 

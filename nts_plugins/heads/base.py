@@ -28,6 +28,7 @@ from torch.nn import Parameter
 
 from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
+from nts_plugins.errors import InputError
 
 
 @dataclass
@@ -54,12 +55,23 @@ class FeatureHead(nn.Module, ABC):
         config: settings.
         name: under which the model holds the head; its outputs are called ``<name>_<what>``.
         metadata: of the training data, the channel from the datamanager (feature width, encoder, label names).
+
+    Raises:
+        InputError: where a head that changes the picture would not be part of it all the time.
     """
 
     config: FeatureHeadConfig
+    changes_picture = False
+    """Whether :meth:`picture` does anything. Then the head is part of the picture from its first step to the end:
+    splats that are trained without it would be trained to look like something else."""
 
     def __init__(self, config: FeatureHeadConfig, *, name: str, metadata: Mapping[str, Any]) -> None:
         super().__init__()
+        if self.changes_picture and not (config.trains_geometry and config.stop_step is None):
+            raise InputError(
+                f"The head {name!r} is part of the picture that splats are trained to make: leave its trains-geometry "
+                f"on, and its stop-step at None."
+            )
         self.config = config
         self.name = name
         self.metadata = metadata
@@ -107,8 +119,8 @@ class FeatureHead(nn.Module, ABC):
         """
 
     def picture(self, rgb: Tensor, outputs: Mapping[str, Tensor]) -> Tensor:
-        """The picture that is compared with photographs and shown; as it was drawn, if a head says nothing else.
-        Differentiable.
+        """The picture that is compared with photographs and shown, of a head that :attr:`changes_picture`; called from
+        its first step on. Differentiable.
 
         Args:
             rgb: [H, W, 3] drawn over the background, before it is made as bright as a photograph.

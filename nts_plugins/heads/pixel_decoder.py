@@ -16,13 +16,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from nts_plugins.data.cameras import View
+from nts_plugins.appearance.priors import penalty_share
+from nts_plugins.data.cameras import View, pixel_rays
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.errors import InputError
 from nts_plugins.fields.networks import Mlp
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.rasterization.sh import sh_basis
-from nts_plugins.surfaces.planes import pixel_rays
 
 SPREAD = 0.1
 """Standard deviation of features at the start. They must differ, and they must not be zero: the network begins with a
@@ -59,17 +59,20 @@ class PixelDecoder(FeatureHead):
     would otherwise draw.
 
     Raises:
-        InputError: where a setting is out of range, or the decoder would not be part of the picture all the time.
+        InputError: where a setting is out of range.
     """
 
     config: PixelDecoderConfig
+    changes_picture = True
 
     def __init__(self, config: PixelDecoderConfig, *, name: str, metadata: Mapping[str, Any]) -> None:
         super().__init__(config, name=name, metadata=metadata)
         degree = config.direction_degree
         _check(config, name)
-        views = metadata.get("training_views", config.penalty_views)
-        self.penalty = config.penalty * (1.0 if config.penalty_views is None else config.penalty_views / max(1, views))
+        views = metadata.get("training_views", config.penalty_views or 1)
+        self.penalty = config.penalty * penalty_share(
+            config.penalty_views, views, f"penalty_views of the head {name!r}"
+        )
         inputs = config.features + 1 + (0 if degree is None else (degree + 1) ** 2)
         with torch.random.fork_rng(devices=[]):
             self.network = Mlp(inputs, 3, config.hidden, config.layers)
@@ -121,16 +124,9 @@ def _check(config: PixelDecoderConfig, name: str) -> None:
         InputError: naming the first that is not.
     """
     least = {"features": 1, "hidden": 1, "layers": 0, "direction_degree": 0, "penalty": 0}
-    for setting, lowest in {**least, "penalty_views": 1}.items():
+    for setting, lowest in least.items():
         value = getattr(config, setting)
         highest = 3 if setting == "direction_degree" else float("inf")
         if value is not None and not lowest <= value <= highest:
             limit = f"at least {lowest}" if highest > 3 else f"from {lowest} to {highest}"
             raise InputError(f"{setting} of the head {name!r} is {value}; it must be {limit}.")
-    if not config.trains_geometry:
-        raise InputError(f"What the head {name!r} adds is part of the picture: leave its trains-geometry on.")
-    if config.stop_step is not None:
-        raise InputError(
-            f"What the head {name!r} adds is part of the picture: without it, from step {config.stop_step} on, splats "
-            f"would be trained to look like something else. Leave its stop-step at None."
-        )

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from nts_plugins.data.cameras import View
+from nts_plugins.data.cameras import View, pixel_rays
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.errors import InputError
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
-from nts_plugins.surfaces.planes import normals_of_depth, pixel_rays, plane_channels, splat_normals, spread_of
+from nts_plugins.surfaces.planes import normals_of_depth, plane_channels, splat_normals, spread_of
 
 NEAREST = 0.05
 """The near plane of 2DGS's mapping of depth to 1 - near / z, in median depths of the picture. 2DGS takes 0.2 scene

@@ -21,6 +21,7 @@ from nts_plugins.kernels.tiles import (
     SPLAT,
 )
 from nts_plugins.kernels.vector_math import absolute, fma
+from nts_plugins.kernels.vector_shapes import load_eight, store_eight
 from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, prefetch, store
 
 BATCH = 256
@@ -49,10 +50,7 @@ def accumulate(weights, picked, n, values, stride, sums, base):
     c = 0
     while c + 8 <= stride:
         o = base + c * LANES
-        s0, s1 = load(sums, o, LANES), load(sums, o + LANES, LANES)
-        s2, s3 = load(sums, o + 2 * LANES, LANES), load(sums, o + 3 * LANES, LANES)
-        s4, s5 = load(sums, o + 4 * LANES, LANES), load(sums, o + 5 * LANES, LANES)
-        s6, s7 = load(sums, o + 6 * LANES, LANES), load(sums, o + 7 * LANES, LANES)
+        s0, s1, s2, s3, s4, s5, s6, s7 = load_eight(sums, o, LANES)
         for i in range(n):
             k = picked[at(i)] * stride + c
             w = load(weights, i * LANES, LANES)
@@ -60,14 +58,7 @@ def accumulate(weights, picked, n, values, stride, sums, base):
             s2, s3 = fma(broadcast(values, k + 2, LANES), w, s2), fma(broadcast(values, k + 3, LANES), w, s3)
             s4, s5 = fma(broadcast(values, k + 4, LANES), w, s4), fma(broadcast(values, k + 5, LANES), w, s5)
             s6, s7 = fma(broadcast(values, k + 6, LANES), w, s6), fma(broadcast(values, k + 7, LANES), w, s7)
-        store(sums, o, s0)
-        store(sums, o + LANES, s1)
-        store(sums, o + 2 * LANES, s2)
-        store(sums, o + 3 * LANES, s3)
-        store(sums, o + 4 * LANES, s4)
-        store(sums, o + 5 * LANES, s5)
-        store(sums, o + 6 * LANES, s6)
-        store(sums, o + 7 * LANES, s7)
+        store_eight(sums, o, LANES, s0, s1, s2, s3, s4, s5, s6, s7)
         c += 8
     if c < stride:
         o = base + c * LANES

@@ -11,6 +11,7 @@ from numba import njit
 
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import fma, maximum, minimum, round_down, select
+from nts_plugins.kernels.vector_shapes import load_eight, store_eight
 from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, inlined, load, splat, store
 
 RELU, SINE = 0, 1
@@ -114,15 +115,7 @@ def multiply(rows, o, stride, inner, matrix, m, width, start, biased, out, to):
                 a5 = fma(broadcast(rows, r + 5 * stride + k, LANES), column, a5)
                 a6 = fma(broadcast(rows, r + 6 * stride + k, LANES), column, a6)
                 a7 = fma(broadcast(rows, r + 7 * stride + k, LANES), column, a7)
-            t = to + row * width + c
-            store(out, t, a0)
-            store(out, t + width, a1)
-            store(out, t + 2 * width, a2)
-            store(out, t + 3 * width, a3)
-            store(out, t + 4 * width, a4)
-            store(out, t + 5 * width, a5)
-            store(out, t + 6 * width, a6)
-            store(out, t + 7 * width, a7)
+            store_eight(out, to + row * width + c, width, a0, a1, a2, a3, a4, a5, a6, a7)
 
 
 @helper
@@ -132,10 +125,7 @@ def add_products(rows, o, stride, inner, grads, g, width, out, to):
     for c in range(0, width, LANES):
         for k in range(0, inner, ROWS):
             t = to + k * width + c
-            a0, a1 = load(out, t, LANES), load(out, t + width, LANES)
-            a2, a3 = load(out, t + 2 * width, LANES), load(out, t + 3 * width, LANES)
-            a4, a5 = load(out, t + 4 * width, LANES), load(out, t + 5 * width, LANES)
-            a6, a7 = load(out, t + 6 * width, LANES), load(out, t + 7 * width, LANES)
+            a0, a1, a2, a3, a4, a5, a6, a7 = load_eight(out, t, width)
             for row in range(BLOCK):
                 grad, r = load(grads, g + row * width + c, LANES), o + row * stride + k
                 a0 = fma(broadcast(rows, r, LANES), grad, a0)
@@ -146,14 +136,7 @@ def add_products(rows, o, stride, inner, grads, g, width, out, to):
                 a5 = fma(broadcast(rows, r + 5, LANES), grad, a5)
                 a6 = fma(broadcast(rows, r + 6, LANES), grad, a6)
                 a7 = fma(broadcast(rows, r + 7, LANES), grad, a7)
-            store(out, t, a0)
-            store(out, t + width, a1)
-            store(out, t + 2 * width, a2)
-            store(out, t + 3 * width, a3)
-            store(out, t + 4 * width, a4)
-            store(out, t + 5 * width, a5)
-            store(out, t + 6 * width, a6)
-            store(out, t + 7 * width, a7)
+            store_eight(out, t, width, a0, a1, a2, a3, a4, a5, a6, a7)
         total = load(out, to + stride * width + c, LANES)
         for row in range(BLOCK):
             total = total + load(grads, g + row * width + c, LANES)

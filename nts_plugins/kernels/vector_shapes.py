@@ -6,7 +6,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nts_plugins.kernels.vectors import LANES, VectorType, element_pointer, llvm_type
+from nts_plugins.kernels.vectors import LANES, VectorType, element_pointer, inlined, llvm_type, load, store
 
 
 def _shuffle(builder, a, b, lanes):
@@ -100,3 +100,31 @@ def store_interleaved(typingctx, array, index, a, b, c, d):
         return context.get_dummy_value()
 
     return types.void(array, types.intp, a, b, c, d), codegen
+
+
+@inlined
+def load_eight(array, o, step):
+    """Eight vectors, each ``step`` further."""
+    return (
+        load(array, o, LANES),
+        load(array, o + step, LANES),
+        load(array, o + 2 * step, LANES),
+        load(array, o + 3 * step, LANES),
+        load(array, o + 4 * step, LANES),
+        load(array, o + 5 * step, LANES),
+        load(array, o + 6 * step, LANES),
+        load(array, o + 7 * step, LANES),
+    )
+
+
+@inlined
+def store_eight(array, o, step, a, b, c, d, e, f, g, h):
+    """The inverse of :func:`load_eight`."""
+    store(array, o, a)
+    store(array, o + step, b)
+    store(array, o + 2 * step, c)
+    store(array, o + 3 * step, d)
+    store(array, o + 4 * step, e)
+    store(array, o + 5 * step, f)
+    store(array, o + 6 * step, g)
+    store(array, o + 7 * step, h)

@@ -209,7 +209,7 @@ class SplatModel(SplatfactoModel):
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
         rgb = raster.colors.squeeze(0)  # Indexing's gradient would fill a picture first.
         for head in heads if self.controls.shows_scene() else ():
-            rgb = head.picture(rgb, outputs)
+            rgb = head.picture(rgb, outputs) if head.changes_picture and head.trains_at(self.step) else rgb
         if self.exposure is not None and self.exposes and self.controls.photographed():
             photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
             rgb = expose(rgb, self.exposure(c2w[0], photograph), raster.alphas[0], background)

@@ -81,7 +81,7 @@ def spread_of(channels: Tensor, alphas: Tensor, rays: Tensor) -> Spread:
     Args:
         channels: [H, W, CHANNELS] composited over zeros.
         alphas: [H, W, 1] composited opacity.
-        rays: [H, W, 3], see :func:`pixel_rays`.
+        rays: [H, W, 3], see :func:`nts_plugins.data.cameras.pixel_rays`.
     """
     _, a, products = channels.split([3, 3, 6], dim=-1)
     first = (a * rays).sum(dim=-1, keepdim=True)
@@ -90,18 +90,6 @@ def spread_of(channels: Tensor, alphas: Tensor, rays: Tensor) -> Spread:
     there = alphas > 1e-6
     mean = torch.where(there, first / torch.where(there, alphas, 1.0), 0.0)
     return Spread(mean, (alphas * second - first * first).clamp_min(0.0))
-
-
-def pixel_rays(K: Tensor, width: int, height: int) -> Tensor:
-    """[H, W, 3] points at depth 1 (camera frame, OpenCV axes) behind the centres of pixels.
-
-    Args:
-        K: [3, 3] pinhole intrinsics, pixels, without skew.
-    """
-    x = (torch.arange(width, dtype=K.dtype, device=K.device) + 0.5 - K[0, 2]) / K[0, 0]
-    y = (torch.arange(height, dtype=K.dtype, device=K.device) + 0.5 - K[1, 2]) / K[1, 1]
-    rows, columns = torch.meshgrid(y, x, indexing="ij")
-    return torch.stack([columns, rows, torch.ones_like(rows)], dim=-1)
 
 
 def normals_of_depth(depth: Tensor, valid: Tensor, rays: Tensor, viewmat: Tensor) -> Tensor:
@@ -113,7 +101,7 @@ def normals_of_depth(depth: Tensor, valid: Tensor, rays: Tensor, viewmat: Tensor
     Args:
         depth: [H, W, 1] z-depth, scene units.
         valid: [H, W, 1] bool.
-        rays: [H, W, 3], see :func:`pixel_rays`.
+        rays: [H, W, 3], see :func:`nts_plugins.data.cameras.pixel_rays`.
         viewmat: [4, 4] world to camera.
     """
     height, width = depth.shape[:2]

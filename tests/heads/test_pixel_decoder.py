@@ -128,6 +128,11 @@ def test_only_the_scene_itself_is_added_to(monkeypatch: pytest.MonkeyPatch) -> N
     assert not torch.equal(drawn(model), scene)
 
 
+def test_before_its_first_step_nothing_is_added() -> None:
+    plain = make_model(SplatModelConfig(num_downscales=0, densify=STILL))
+    assert torch.equal(drawn(shaken(with_decoder(start_step=9))), drawn(plain))
+
+
 def test_what_is_added_is_a_picture() -> None:
     added = shaken(with_decoder()).eval().get_outputs_for_camera(camera())["pixels_added"]
     assert 0.0 < float(added.min()) < 0.5 < float(added.max()) < 1.0

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from nts_plugins.data.cameras import pixel_rays
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization import rasterize
 from nts_plugins.surfaces.planes import (
     CHANNELS,
     STEEPEST,
     normals_of_depth,
-    pixel_rays,
     plane_channels,
     splat_normals,
     spread_of,
