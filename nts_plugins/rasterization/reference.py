@@ -281,9 +281,8 @@ def splat_weights(
     # Rounding can make a thin splat's exponent negative. gsplat skips it there; no overflow may reach backward.
     alpha = opacities * torch.exp(-exponent.clamp_min(0.0))
     seen = (exponent >= 0) & (alpha >= rules.alpha_min)
-    if residuals is not None:
-        alpha = residuals.change(alpha, rules.alpha_cap)
-    alpha = alpha.clamp_max(rules.alpha_cap)
+    # Once: from torch 2.14 on a second cut would let no gradient through to what already lies at the cap.
+    alpha = alpha.clamp_max(rules.alpha_cap) if residuals is None else residuals.change(alpha, rules.alpha_cap)
     nothing = torch.zeros_like(alpha)
     alpha = torch.where(seen & (alpha >= rules.alpha_min), alpha, nothing)
     with torch.no_grad():

@@ -269,14 +269,14 @@ class Residuals(NamedTuple):
     """[S] bool, which splats have a texture; the residuals of the others are 0."""
 
     def change(self, alpha: Tensor, cap: float) -> Tensor:
-        """Alphas [P, S] with the residuals; those of textured splats are cut to the cap.
+        """Alphas [P, S] with the residuals, cut to the cap.
 
-        A gradient that would lower an alpha passes the cut. Splats with textures lie at the cap in many pixels, not
-        only near their centre, and nothing else would tell them that they cover too much. In the program of Wang et al.
-        2025 all gradients pass; one that would raise an alpha there has nothing to gain.
+        A gradient that would lower the alpha of a splat with a texture passes the cut. Such splats lie at the cap in
+        many pixels, not only near their centre, and nothing else would tell them that they cover too much. In the
+        program of Wang et al. 2025 all gradients pass; one that would raise an alpha there has nothing to gain.
         """
         alpha = alpha + self.opacity
-        return torch.where(self.textured, _Capped.apply(alpha, cap), alpha)
+        return torch.where(self.textured, _Capped.apply(alpha, cap), alpha.clamp_max(cap))
 
 
 def sampler(
