@@ -124,7 +124,10 @@ class Composite(torch.autograd.Function):
             ctx.absgrad += torch.from_numpy(grad_abs)
         grad_background = None
         if ctx.needs_input_grad[4]:
-            grad_background = torch.from_numpy(behind) @ grad_image.reshape(-1, channels)
+            # Not through BLAS, whose sums depend on the number of threads on some machines.
+            pixels = grad_image.reshape(-1, channels).numpy()
+            summed = np.einsum("p,pc->c", behind, pixels, dtype=np.float64)
+            grad_background = torch.from_numpy(summed.astype(np.float32))
         by_splat = (torch.from_numpy(array) for array in (grad_means2d, grad_conics, grad_opacities))
         grad_values = torch.from_numpy(grad_values).view(n, channels)
         return (*by_splat, grad_values, grad_background, *of_texture, None, None, None, None)

@@ -86,6 +86,6 @@ class Steps:
             for optimizer in self.optimizers.values():
                 optimizer.step()
             self.model.step_post_backward(self.step)
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             self.step += 1
         return torch.tensor(losses)
