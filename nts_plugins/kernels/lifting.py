@@ -8,8 +8,8 @@ from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pix
 from nts_plugins.kernels.composite import BATCH
 from nts_plugins.kernels.composite_gradient import add_outer
 from nts_plugins.kernels.pieces import next_piece, pieces_of
-from nts_plugins.kernels.records import PIECE, copy_floats, whole_vectors
-from nts_plugins.kernels.tiles import AHEAD, BLOCKS, PIXELS, TILE
+from nts_plugins.kernels.records import PIECE, add_floats, copy_floats, whole_vectors
+from nts_plugins.kernels.tiles import AHEAD, BLOCKS, LOCAL, PIXELS, SPLAT, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
 from nts_plugins.kernels.vectors import LANES, at, helper, load, prefetch_to_write, splat, store
 
@@ -17,15 +17,23 @@ _F = np.float32
 
 
 @njit(nogil=True, cache=True)
-def lift_maps(share, local, words, slots, offsets, width, height, constants, features, channels, records):
-    """Lift a map of features, as one record [features..., weight] for every (tile, splat) entry.
+def lift_maps(
+    share, local, words, slots, offsets, first_slot, first_record, width, height, constants, features, channels,
+    records, sums, weight_sums,
+):  # fmt: skip
+    """Lift a map of features: add what each splat's first tile holds to its sums, and write a record for each further
+    tile, [features..., weight]. Most splats of a large scene lie in one tile, and memory is what lifting waits for.
 
     Args:
         share: of the work, see ``pieces``; a piece is a tile.
         local, words, slots, offsets: from ``tiles.fill_tiles``.
+        first_slot: [N + 1] where each splat's slots begin.
+        first_record: [N + 1] where each splat's records begin.
         constants: from ``blocks.compositing_constants``.
         features: [H * W * channels].
-        records: [M * whole_vectors(channels + 1, 4)] written, to be summed with ``records.gather_lifted``.
+        records: [first_record[N] * whole_vectors(channels + 1, 4)] written, to be added with ``records.gather_lifted``.
+        sums: [N * channels], added to.
+        weight_sums: [N], added to.
     """
     wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
     members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
@@ -33,7 +41,7 @@ def lift_maps(share, local, words, slots, offsets, width, height, constants, fea
     weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     tile_features = np.zeros(PIXELS * wide, _F)
-    sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH * LANES, _F)
+    batch_sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH * LANES, _F)
     while True:
         tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
@@ -46,7 +54,7 @@ def lift_maps(share, local, words, slots, offsets, width, height, constants, fea
         any_unfinished = True
         for start in range(offsets[tile], offsets[tile + 1], BATCH):
             stop = min(start + BATCH, offsets[tile + 1])
-            sums[: (stop - start) * wide] = _F(0)
+            batch_sums[: (stop - start) * wide] = _F(0)
             totals[: (stop - start) * LANES] = _F(0)
             if any_unfinished:
                 any_unfinished = False
@@ -62,16 +70,34 @@ def lift_maps(share, local, words, slots, offsets, width, height, constants, fea
                     for i in range(n):
                         place = np.int64(picked[at(i)]) * LANES
                         store(totals, place, load(totals, place, LANES) + load(weights, i * LANES, LANES))
-                    add_outer(weights, picked, n, tile_features[p * wide :], wide, sums, wide)
+                    add_outer(weights, picked, n, tile_features[p * wide :], wide, batch_sums, wide)
             for j in range(stop - start):
                 if start + j + AHEAD < stop:
+                    i, first, record = place_of(words, slots, first_slot, first_record, start + j + AHEAD)
                     for line in range(0, size, 16):
-                        prefetch_to_write(records, np.int64(slots[at(start + j + AHEAD)]) * size + line)
-                place = np.int64(slots[at(start + j)]) * size
+                        if first:
+                            prefetch_to_write(sums, i * channels + line)
+                        else:
+                            prefetch_to_write(records, record * size + line)
+                i, first, record = place_of(words, slots, first_slot, first_record, start + j)
+                weight = sum_lanes(load(totals, j * LANES, LANES))
+                if first:
+                    add_floats(batch_sums, j * wide, sums, i * channels, channels)
+                    weight_sums[at(i)] += weight
+                    continue
+                place = record * size
                 for c in range(channels, size):
                     records[at(place + c)] = _F(0)
-                copy_floats(sums, j * wide, records, place, whole_vectors(channels, 4))
-                records[at(place + channels)] = sum_lanes(load(totals, j * LANES, LANES))
+                copy_floats(batch_sums, j * wide, records, place, whole_vectors(channels, 4))
+                records[at(place + channels)] = weight
+
+
+@helper
+def place_of(words, slots, first_slot, first_record, entry):
+    """The entry's splat, whether it is that splat's first one, and else its record."""
+    i, slot = np.int64(words[at(entry * LOCAL + SPLAT)]), np.int64(slots[at(entry)])
+    before = slot - first_slot[at(i)]
+    return i, before == 0, first_record[at(i)] + before - 1
 
 
 @helper

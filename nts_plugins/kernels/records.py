@@ -60,6 +60,18 @@ def copy_floats(source, start, target, place, count):
         c += 4
 
 
+@helper
+def add_floats(source, start, target, place, count):
+    """Add ``count`` floats from ``start`` of one array to those from ``place`` of another."""
+    c = 0
+    while c + LANES <= count:
+        store(target, place + c, load(target, place + c, LANES) + load(source, start + c, LANES))
+        c += LANES
+    while c < count:
+        target[at(place + c)] += source[at(start + c)]
+        c += 1
+
+
 @njit(nogil=True, cache=True, error_model="numpy")
 def gather_gradients(
     share, first_slot, records, conics, opacities, channels,
@@ -107,23 +119,22 @@ def gather_gradients(
 
 
 @njit(nogil=True, cache=True)
-def gather_lifted(share, first_slot, records, channels, weights, features):
-    """Add each splat's records of ``lifting.lift_maps`` to what it has from other pictures.
+def gather_lifted(share, first_record, records, channels, features, weights):
+    """Add each splat's records of ``lifting.lift_maps`` to its sums.
 
     Args:
-        weights: [N], added to.
         features: [N * channels], added to.
+        weights: [N], added to.
     """
-    n, size = first_slot.shape[0] - 1, whole_vectors(1 + channels, 4)
+    n, size = first_record.shape[0] - 1, whole_vectors(1 + channels, 4)
     total = np.empty(size, _F)
     while True:
         start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
             return
         for i in range(start, min(n, start + PIECE)):
-            first, last = first_slot[at(i)], first_slot[at(i + 1)]
+            first, last = first_record[at(i)], first_record[at(i + 1)]
             if last > first:
                 sum_records(records, first, last, size, total)
+                add_floats(total, 0, features, i * channels, channels)
                 weights[at(i)] += total[channels]
-                for c in range(channels):
-                    features[at(i * channels + c)] += total[at(c)]

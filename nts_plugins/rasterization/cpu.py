@@ -16,7 +16,14 @@ from nts_plugins.gaussians import Gaussians
 from nts_plugins.kernels import lifting, tiles
 from nts_plugins.kernels import records as entry_records
 from nts_plugins.kernels.threads import run
-from nts_plugins.rasterization._cpu_composite import Composite, TileLists, constants, tile_grid, tile_lists
+from nts_plugins.rasterization._cpu_composite import (
+    Composite,
+    TileLists,
+    constants,
+    running_sums,
+    tile_grid,
+    tile_lists,
+)
 from nts_plugins.rasterization._cpu_projection import View, flat, project, view_colors
 from nts_plugins.rasterization._cpu_textures import texture_inputs
 from nts_plugins.rasterization._types import Lifted, LiftedIds, Raster, Settings
@@ -87,38 +94,34 @@ def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings,
     """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
     sums, weights = np.zeros(len(gaussians) * width, np.float32), np.zeros(len(gaussians), np.float32)
-    # Fresh memory for each view would be cleared by the system first, a twentieth of the time.
     records = np.empty(0, np.float32)
     for c in range(viewmats.shape[0]):
         lists = tile_lists(project(gaussians, viewmats[c].detach(), Ks[c], settings), settings)
-        size = len(lists.slots) * entry_records.whole_vectors(1 + width, 4)
-        records = records if len(records) >= size else np.empty(size, np.float32)
-        _lift_view(lists, settings, flat(features[c].to(torch.float32)), records, weights, sums)
+        records = _lift_view(lists, settings, flat(features[c].to(torch.float32)), records, sums, weights)
     return Lifted(features=torch.from_numpy(sums).view(len(gaussians), width), weights=torch.from_numpy(weights))
 
 
 def _lift_view(
-    lists: TileLists,
-    settings: Settings,
-    features: np.ndarray,
-    records: np.ndarray,
-    weights: np.ndarray,
-    sums: np.ndarray,
-) -> None:
-    """Add one camera's part to what splats are given."""
+    lists: TileLists, settings: Settings, features: np.ndarray, room: np.ndarray, sums: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """Add one camera's part to what splats are given. Returns the memory it wrote records to, for the next camera's:
+    fresh memory would be cleared by the system first, a twentieth of the time."""
     width = len(sums) // max(1, len(weights))
+    first_record = running_sums(np.maximum(np.diff(lists.first_slot) - 1, 0))
+    size = int(first_record[-1]) * entry_records.whole_vectors(1 + width, 4)
+    records = room if len(room) >= size else np.empty(size, np.float32)
     run(
-        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, settings.width, settings.height,
-        constants(settings.rules), features, width, records,
+        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, lists.first_slot, first_record,
+        settings.width, settings.height, constants(settings.rules), features, width, records, sums, weights,
     )  # fmt: skip
-    run(entry_records.gather_lifted, lists.first_slot, records, width, weights, sums)
+    run(entry_records.gather_lifted, first_record, records, width, sums, weights)
+    return records
 
 
 def _coverage(lists: TileLists, settings: Settings) -> Tensor:
     """How much of a camera's picture each splat makes up: lifting a map of no features leaves the weights."""
     nothing, weights = np.empty(0, np.float32), np.zeros(len(lists.first_slot) - 1, np.float32)
-    records = np.empty(len(lists.slots) * entry_records.whole_vectors(1, 4), np.float32)
-    _lift_view(lists, settings, nothing, records, weights, nothing)
+    _lift_view(lists, settings, nothing, nothing, nothing, weights)
     return torch.from_numpy(weights)
 
 
