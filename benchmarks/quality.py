@@ -33,9 +33,14 @@ from nts_plugins.evaluation.metrics import psnr
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
 """Dataparser of scenes that are not in nerfstudio's own format."""
-GALLERIES = {"gallery": [], "gallery-dynamic": ["--dynamic", "--views", "200"]}
-"""Scenes that are made on the spot, with the options of ``nts sample gallery``. One camera films what moves: in
-60 pictures the pendulum is up to 9 cm farther in the next one, and each thing is in view in a few only."""
+GALLERIES = {
+    "gallery": [],
+    "gallery-dynamic": ["--dynamic", "--views", "200"],
+    "gallery-filmed": ["--dynamic", "--views", "200", "--cameras", "4"],
+}
+"""Scenes that are made on the spot, with the options of ``nts sample gallery``. What moves is filmed by one camera, or by
+four at once. In 60 pictures of one the pendulum is up to 9 cm farther in the next one, and each thing is in view in a
+few only."""
 RIM = 0.03
 """Share of width and height on each side that "PSNR inside" leaves out."""
 PICTURES = 3

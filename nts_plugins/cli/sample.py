@@ -37,6 +37,8 @@ class Sample:
     """Changes the walk's wobble, the textures' noise and the seed points."""
     dynamic: bool = False
     """Let some objects move, and give each view a time from 0 to 1."""
+    cameras: int = _DEFAULT.cameras
+    """With --dynamic: how many film at once, each along its share of the walk."""
     fov: float = _DEFAULT.fov
     """Horizontal field of view, degrees."""
     samples: int = _DEFAULT.samples
@@ -84,6 +86,7 @@ class Sample:
             height=height,
             seed=self.seed,
             dynamic=self.dynamic,
+            cameras=self.cameras,
             fov=self.fov,
             samples=self.samples,
             points=self.points,

@@ -47,9 +47,10 @@ class _ReadPlanes(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad_out: Tensor):
         (points,) = ctx.saved_tensors
-        grads = torch.zeros(ctx.shape)
-        run(planes.add_to_planes, _flat(points), _flat(grad_out), ctx.shape[3], ctx.shape[1], grads.numpy().reshape(-1))
-        return grads, None
+        # numpy gets zeros from the system, in large pages; torch writes seven megabytes of them.
+        grads = np.zeros(ctx.shape, np.float32)
+        run(planes.add_to_planes, _flat(points), _flat(grad_out), ctx.shape[3], ctx.shape[1], grads.reshape(-1))
+        return torch.from_numpy(grads), None
 
 
 def bounded(color: Tensor, opacity: Tensor) -> Tensor:

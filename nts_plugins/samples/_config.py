@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one may choose about a sample scene. Standard library only: the command line reads it for its help."""
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional
 
@@ -25,6 +26,8 @@ class GalleryConfig:
     """Changes the walk's wobble, the textures' noise and the seed points; never the room's plan."""
     dynamic: bool = False
     """Some objects move, and each view has a time in [0, 1]."""
+    cameras: int = 1
+    """When things move: how many film at once, each along its share of the walk, so that so many views show a moment."""
     fov: float = 72.0
     """Horizontal field of view, degrees."""
     samples: int = 3
@@ -43,6 +46,7 @@ class GalleryConfig:
             "width": (8, 8192),
             "height": (8, 8192),
             "seed": (0, 2**32 - 1),
+            "cameras": (1, self.views),
             "fov": (20.0, 120.0),
             "samples": (1, 16),
             "points": (0, 10_000_000),
@@ -55,6 +59,8 @@ class GalleryConfig:
                 raise ValueError(f"The gallery's {name} is {value}, but must be between {low} and {high}.")
         if self.test_every == 1:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
+        if self.cameras > 1 and not self.dynamic:
+            raise ValueError(f"cameras={self.cameras} film what moves; nothing does without dynamic.")
 
     def is_test(self, view: int) -> bool:
         """Whether a view is held out: the middle one of every ``test_every``, which has neighbours on both sides."""
@@ -62,7 +68,8 @@ class GalleryConfig:
 
     def time(self, view: int) -> Optional[float]:
         """Time of a view in [0, 1]; None when nothing moves."""
-        return view / max(self.views - 1, 1) if self.dynamic else None
+        moments = math.ceil(self.views / self.cameras)
+        return view % moments / max(moments - 1, 1) if self.dynamic else None
 
     def to_json(self) -> Dict[str, Any]:
         """The options as plain values."""

@@ -25,6 +25,8 @@ def test_sample_is_made_and_not_made_twice(tmp_path, capsys):
         (["--views", "0"], "views is 0"),
         (["--test-every", "1"], "test_every=1"),
         (["--threads", "0"], "threads is 0"),
+        (["--cameras", "2"], "cameras=2"),
+        (["--dynamic", "--views", "3", "--cameras", "4"], "cameras is 4"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_status_2(tmp_path, capsys, options, message):

@@ -126,6 +126,16 @@ def test_dynamic_frames_have_times_and_things_have_motions(dynamic):
         np.testing.assert_allclose(poses[0], np.eye(4), atol=1e-9)
 
 
+def test_cameras_that_film_at_once_share_the_walk_and_not_the_places():
+    one, two = (GalleryConfig(views=6, test_every=0, dynamic=True, cameras=cameras) for cameras in (1, 2))
+    assert [two.time(view) for view in range(6)] == [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
+    places = [[camera.position for camera in walk(config)] for config in (one, two)]
+    np.testing.assert_array_equal(*places)
+    # What is left over of the views is the end of the last camera's film.
+    uneven = GalleryConfig(views=5, test_every=0, dynamic=True, cameras=2)
+    assert [uneven.time(view) for view in range(5)] == [0.0, 0.5, 1.0, 0.0, 0.5]
+
+
 def test_still_frames_have_no_time(sample):
     assert "time" not in json.loads((sample / "transforms.json").read_text())["frames"][0]
     assert not (sample / "motions.json").exists()
