@@ -38,7 +38,7 @@ GALLERIES = {
     "gallery-dynamic": ["--dynamic", "--views", "200"],
     "gallery-filmed": ["--dynamic", "--views", "200", "--cameras", "4"],
 }
-"""Scenes that are made on the spot, with the options of ``nts sample gallery``. What moves is filmed by one camera, or by
+"""Scenes that are made on the spot, with options of ``nts sample gallery``. What moves is filmed by one camera, or by
 four at once. In 60 pictures of one the pendulum is up to 9 cm farther in the next one, and each thing is in view in a
 few only."""
 RIM = 0.03

@@ -27,7 +27,7 @@ class GalleryConfig:
     dynamic: bool = False
     """Some objects move, and each view has a time in [0, 1]."""
     cameras: int = 1
-    """When things move: how many film at once, each along its share of the walk, so that so many views show a moment."""
+    """When things move: how many film at once, each its share of the walk, so that so many views show each moment."""
     fov: float = 72.0
     """Horizontal field of view, degrees."""
     samples: int = 3
