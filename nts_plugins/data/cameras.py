@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From nerfstudio's cameras to the matrices that the rasterizer takes."""
 
-from typing import NamedTuple, Tuple
+from typing import NamedTuple, Optional, Tuple
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -11,7 +11,7 @@ from nts_plugins.errors import InputError
 
 
 class View(NamedTuple):
-    """C pinhole cameras as ``rasterize`` takes them."""
+    """C pinhole cameras as ``rasterize`` takes them, and when they look."""
 
     viewmats: Tensor
     """[C, 4, 4] world to camera, OpenCV axes (x right, y down, z forward)."""
@@ -19,6 +19,8 @@ class View(NamedTuple):
     """[C, 3, 3] intrinsics, pixels, pixel centres at +0.5."""
     width: int
     height: int
+    times: Optional[Tensor] = None
+    """[C] of what moves, in [0, 1]; None where cameras have none."""
 
 
 def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
@@ -42,7 +44,8 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
     rows = [[[fx / factor, 0, cx / factor], [0, fy / factor, cy / factor], [0, 0, 1]] for fx, fy, cx, cy in lenses]
     Ks = torch.tensor(rows, dtype=torch.float32, device=camera_to_worlds.device)
     width, height = int(camera.width.reshape(-1)[0]), int(camera.height.reshape(-1)[0])
-    return View(world_to_camera(camera_to_worlds), Ks, max(1, width // factor), max(1, height // factor))
+    times = None if camera.times is None else camera.times.reshape(-1).to(Ks)
+    return View(world_to_camera(camera_to_worlds), Ks, max(1, width // factor), max(1, height // factor), times)
 
 
 def is_pinhole(camera: Cameras) -> bool:

@@ -6,7 +6,8 @@ A sum of splats is as smooth as its splats. A function of the sum is not: an edg
 that a few splats hold detail finer than themselves. Decoding once a pixel, behind the compositing, is the idea of
 Neural Harmonic Textures (2026, arXiv 2604.01204). Deviations: what is decoded is added to the colours of spherical
 harmonics, and of local textures where there are some, instead of replacing them; a splat has one vector, the same all
-over it, since local textures vary over splats here; and vectors are drawn as they are, not their sines and cosines.
+over it, since local textures vary over splats here; vectors are drawn as they are, not their sines and cosines; and the
+network may see the time, where things move.
 """
 
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from nts_plugins.appearance.priors import penalty_share
 from nts_plugins.data.cameras import View, pixel_rays
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.errors import InputError
-from nts_plugins.fields.networks import Mlp
+from nts_plugins.fields.networks import Mlp, frequencies
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
 from nts_plugins.rasterization.sh import sh_basis
 
@@ -45,6 +46,8 @@ class PixelDecoderConfig(FeatureHeadConfig):
     direction_degree: Optional[int] = 2
     """Degree, to 3, of the spherical harmonics of the pixel's direction that the network sees; None for what looks the
     same from all sides."""
+    time_frequencies: Optional[int] = None
+    """Octaves in which the network sees the time; None for scenes that stand still."""
     penalty: float = 0.02
     """Times the mean absolute value of what pixels add."""
     penalty_views: Optional[int] = 100
@@ -74,6 +77,7 @@ class PixelDecoder(FeatureHead):
             config.penalty_views, views, f"penalty_views of the head {name!r}"
         )
         inputs = config.features + 1 + (0 if degree is None else (degree + 1) ** 2)
+        inputs += 0 if config.time_frequencies is None else 1 + 2 * config.time_frequencies
         with torch.random.fork_rng(devices=[]):
             self.network = Mlp(inputs, 3, config.hidden, config.layers)
         nn.init.zeros_(self.network[-1].weight)  # type: ignore[arg-type]
@@ -89,12 +93,15 @@ class PixelDecoder(FeatureHead):
         return params[f"{self.name}_features"]
 
     def outputs(self, channels: Tensor, alphas: Tensor, view: View) -> Dict[str, Tensor]:
-        """Differentiable with respect to channels, alphas and the network; the direction counts as given."""
+        """Differentiable with respect to channels, alphas and the network; direction and time count as given."""
         solid = (alphas.detach().reshape(-1) > 0).nonzero()[:, 0]
         opacity = alphas.reshape(-1, 1)[solid]
         known = [channels.reshape(-1, channels.shape[-1])[solid], opacity]
         if self.config.direction_degree is not None:
             known.append(self._directions(view)[solid])
+        if self.config.time_frequencies is not None:
+            time = opacity.new_zeros(1) if view.times is None else view.times[:1]
+            known.append(frequencies(time, self.config.time_frequencies).expand(len(solid), -1))
         added = opacity * torch.tanh(self.network(torch.cat(known, dim=1)))
         # As a picture in [0, 1], which every output is.
         coded = added.new_full((alphas.numel(), 3), 0.5).index_copy(0, solid, 0.5 + 0.5 * added)
@@ -123,7 +130,7 @@ def _check(config: PixelDecoderConfig, name: str) -> None:
     Raises:
         InputError: naming the first that is not.
     """
-    least = {"features": 1, "hidden": 1, "layers": 0, "direction_degree": 0, "penalty": 0}
+    least = {"features": 1, "hidden": 1, "layers": 0, "direction_degree": 0, "time_frequencies": 0, "penalty": 0}
     for setting, lowest in least.items():
         value = getattr(config, setting)
         highest = 3 if setting == "direction_degree" else float("inf")

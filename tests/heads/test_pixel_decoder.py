@@ -2,6 +2,8 @@
 """Features decoded once a pixel: the formula, what it must leave alone, and that it learns what splats cannot."""
 
 import io
+import math
+from typing import Optional
 
 import pytest
 import torch
@@ -64,6 +66,20 @@ def test_each_pixel_adds_its_opacity_times_tanh_of_the_network() -> None:
     assert channels.grad is not None and float(channels.grad[5:].ne(0).float().mean()) > 0.9  # not behind a closed ReLU
     assert not channels.grad[:5].any()
     assert all(each.grad is not None and bool(each.grad.any()) for each in head.parameters())
+
+
+def test_pixels_may_see_the_time() -> None:
+    head = head_of(shaken(with_decoder(direction_degree=None, time_frequencies=2))).eval()
+    channels, alphas = torch.randn(HEIGHT, WIDTH, 5), torch.full((HEIGHT, WIDTH, 1), 0.7)
+
+    def added(time: Optional[float]) -> Tensor:
+        shot = camera(time=time)
+        return 2 * head.outputs(channels, alphas, view_of(shot, shot.camera_to_worlds))["pixels_added"] - 1
+
+    waves = math.sin(0.4), math.cos(0.4), math.sin(0.8), math.cos(0.8)
+    known = torch.cat([channels[4, 9], alphas[4, 9], torch.tensor([0.4, *waves])])
+    torch.testing.assert_close(added(0.4)[4, 9], 0.7 * torch.tanh(head.network(known)))
+    assert torch.equal(added(None), added(0.0)) and not torch.equal(added(0.0), added(0.4))
 
 
 def test_it_begins_with_the_picture_as_it_is() -> None:
@@ -159,7 +175,14 @@ def test_it_trains_beside_textures_and_surfaces_under_mcmc() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        *({"features": 0}, {"hidden": 0}, {"layers": -1}, {"direction_degree": 4}, {"trains_geometry": False}),
+        *(
+            {"features": 0},
+            {"hidden": 0},
+            {"time_frequencies": -1},
+            {"layers": -1},
+            {"direction_degree": 4},
+            {"trains_geometry": False},
+        ),
         *({"stop_step": 9}, {"penalty": -1.0}, {"penalty": float("nan")}, {"penalty_views": 0}),
     ],
 )
