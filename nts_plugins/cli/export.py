@@ -162,7 +162,7 @@ def _view(cameras: Any, index: int) -> "Camera":
     from nts_plugins.data.cameras import view_of
 
     one = cameras[index : index + 1]
-    return tuple(view_of(one, one.camera_to_worlds))  # type: ignore[return-value]
+    return view_of(one, one.camera_to_worlds).camera
 
 
 def _views(cameras: Any, device: Any) -> "Iterator[Camera]":

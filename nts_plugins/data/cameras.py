@@ -11,7 +11,7 @@ from nts_plugins.errors import InputError
 
 
 class View(NamedTuple):
-    """C pinhole cameras as ``rasterize`` takes them, and when they look."""
+    """C pinhole cameras, and when they look."""
 
     viewmats: Tensor
     """[C, 4, 4] world to camera, OpenCV axes (x right, y down, z forward)."""
@@ -20,7 +20,12 @@ class View(NamedTuple):
     width: int
     height: int
     times: Optional[Tensor] = None
-    """[C] of what moves, in [0, 1]; None where cameras have none."""
+    """[C] in [0, 1]; None where cameras have none."""
+
+    @property
+    def camera(self) -> Tuple[Tensor, Tensor, int, int]:
+        """What ``rasterize`` wants to know."""
+        return self[:4]
 
 
 def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:

@@ -248,7 +248,7 @@ class SplatModel(SplatfactoModel):
         with backend_explained():
             raster = rasterize(
                 gaussians,
-                *(view.viewmats, view.Ks, view.width, view.height),
+                *view.camera,
                 sh_degree=0 if gaussians.sh_rest is None else degree,
                 channels=torch.cat(channels, dim=-1) if channels else None,
                 background=background,
