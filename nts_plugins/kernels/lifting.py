@@ -22,7 +22,7 @@ def lift_maps(
     records, sums, weight_sums,
 ):  # fmt: skip
     """Lift a map of features: add what each splat's first tile holds to its sums, and write a record for each further
-    tile, [features..., weight]. Most splats of a large scene lie in one tile, and memory is what lifting waits for.
+    tile, [features..., weight]. In a large scene first tiles are two fifths of all, and lifting waits for memory.
 
     Args:
         share: of the work, see ``pieces``; a piece is a tile.

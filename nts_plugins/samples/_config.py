@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What one may choose about a sample scene. Standard library only: the command line reads it for its help."""
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional
 
@@ -46,7 +45,7 @@ class GalleryConfig:
             "width": (8, 8192),
             "height": (8, 8192),
             "seed": (0, 2**32 - 1),
-            "cameras": (1, self.views),
+            "cameras": (1, max(1, self.views // 2)),
             "fov": (20.0, 120.0),
             "samples": (1, 16),
             "points": (0, 10_000_000),
@@ -61,6 +60,8 @@ class GalleryConfig:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
         if self.cameras > 1 and not self.dynamic:
             raise ValueError(f"cameras={self.cameras} film what moves; nothing does without dynamic.")
+        if self.views % self.cameras:
+            raise ValueError(f"{self.views} views cannot be shared evenly by cameras={self.cameras}.")
 
     def is_test(self, view: int) -> bool:
         """Whether a view is held out: the middle one of every ``test_every``, which has neighbours on both sides."""
@@ -68,7 +69,7 @@ class GalleryConfig:
 
     def time(self, view: int) -> Optional[float]:
         """Time of a view in [0, 1]; None when nothing moves."""
-        moments = math.ceil(self.views / self.cameras)
+        moments = self.views // self.cameras
         return view % moments / max(moments - 1, 1) if self.dynamic else None
 
     def to_json(self) -> Dict[str, Any]:

@@ -118,7 +118,10 @@ def _manifest(target: Path) -> Optional[Dict[str, Any]]:
 def _is_finished(target: Path, config: GalleryConfig) -> bool:
     """Whether the same sample is there, every file as it was written."""
     manifest = _manifest(target)
-    if manifest is None or manifest.get("version") != VERSION or manifest.get("options") != config.to_json():
+    if manifest is None or manifest.get("version") != VERSION:
+        return False
+    # An option that is younger than the sample was at its default.
+    if {**GalleryConfig().to_json(), **manifest.get("options", {})} != config.to_json():
         return False
     files = manifest.get("sha256", {})
     return all((target / name).is_file() and _digest(target / name) == digest for name, digest in files.items())
