@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record (when lifting, all but a splat's
-first), and a splat's records, which lie side by side, are added in a fixed order. So results are the same for any number
-of threads."""
+"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record (when lifting, all but a
+splat's first), and a splat's records, which lie side by side, are added in a fixed order. So results are the same for
+any number of threads."""
 
 import math
 
