@@ -74,7 +74,8 @@ class Sample:
         print(f"{self.folder} {state}: {config.views} views, {held_out} of them held out.")
         if held_out == 0:
             print("ns-eval will score the views that were trained on: a lower --test-every holds some out.")
-        print(f"Train on it with: ns-train splat --data {self.folder}")
+        method = "splat-dynamic" if self.dynamic else "splat"
+        print(f"Train on it with: ns-train {method} --data {self.folder}")
         return 0
 
     def _config(self) -> GalleryConfig:
