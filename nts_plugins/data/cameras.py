@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From nerfstudio's cameras to the matrices that the rasterizer takes."""
 
-from typing import NamedTuple, Optional, Tuple
+from typing import NamedTuple, Tuple
 
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
@@ -19,8 +19,8 @@ class View(NamedTuple):
     """[C, 3, 3] intrinsics, pixels, pixel centres at +0.5."""
     width: int
     height: int
-    times: Optional[Tensor] = None
-    """[C] in [0, 1]; None where cameras have none."""
+    times: Tensor
+    """[C] from :func:`times_of`."""
 
     @property
     def camera(self) -> Tuple[Tensor, Tensor, int, int]:
@@ -49,8 +49,13 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
     rows = [[[fx / factor, 0, cx / factor], [0, fy / factor, cy / factor], [0, 0, 1]] for fx, fy, cx, cy in lenses]
     Ks = torch.tensor(rows, dtype=torch.float32, device=camera_to_worlds.device)
     width, height = int(camera.width.reshape(-1)[0]), int(camera.height.reshape(-1)[0])
-    times = None if camera.times is None else camera.times.reshape(-1).to(Ks)
-    return View(world_to_camera(camera_to_worlds), Ks, max(1, width // factor), max(1, height // factor), times)
+    size = max(1, width // factor), max(1, height // factor)
+    return View(world_to_camera(camera_to_worlds), Ks, *size, times_of(camera).to(Ks))
+
+
+def times_of(camera: Cameras) -> Tensor:
+    """[C] moments in [0, 1] at which nerfstudio cameras look: the first one where they have no times."""
+    return torch.zeros(len(camera.camera_to_worlds)) if camera.times is None else camera.times.reshape(-1)
 
 
 def is_pinhole(camera: Cameras) -> bool:

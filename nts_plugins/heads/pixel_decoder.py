@@ -100,8 +100,7 @@ class PixelDecoder(FeatureHead):
         if self.config.direction_degree is not None:
             known.append(self._directions(view)[solid])
         if self.config.time_frequencies is not None:
-            time = opacity.new_zeros(1) if view.times is None else view.times[:1]
-            known.append(frequencies(time, self.config.time_frequencies).expand(len(solid), -1))
+            known.append(frequencies(view.times[:1], self.config.time_frequencies).expand(len(solid), -1))
         added = opacity * torch.tanh(self.network(torch.cat(known, dim=1)))
         # As a picture in [0, 1], which every output is.
         coded = added.new_full((alphas.numel(), 3), 0.5).index_copy(0, solid, 0.5 + 0.5 * added)

@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 from torch.nn import Parameter
 
+from nts_plugins.data.cameras import times_of
 from nts_plugins.errors import InputError
 from nts_plugins.fields.deformation import Deformation, DeformationField, DeformationFieldConfig
 from nts_plugins.fields.regions import Region, RegionKind
@@ -94,7 +95,7 @@ class DynamicSplatModel(SplatModel):
         With a camera there are also ``rest_means`` [N, 3], where the splats are at rest, and ``times`` [N, 1].
         """
         params = super().splat_params()
-        return params if camera is None else self.carried(params, _time_of(camera))
+        return params if camera is None else self.carried(params, float(times_of(camera)[0]))
 
     def carried(self, params: Dict[str, Tensor], time: float) -> Dict[str, Tensor]:
         """Per-splat values at a time in [0, 1]. Differentiable with respect to them and the field."""
@@ -162,7 +163,3 @@ class DynamicTexturedModel(DynamicSplatModel, TexturedModel):
     """Moving splats with local textures, which move with them: a splat asks for its texture where it is at rest."""
 
     config: DynamicTexturedModelConfig  # type: ignore[assignment]
-
-
-def _time_of(camera: Cameras) -> float:
-    return 0.0 if camera.times is None else float(camera.times.reshape(-1)[0])
