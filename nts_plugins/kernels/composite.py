@@ -22,7 +22,7 @@ from nts_plugins.kernels.tiles import (
 )
 from nts_plugins.kernels.vector_math import absolute, fma
 from nts_plugins.kernels.vector_shapes import load_eight, store_eight
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, prefetch, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, load, prefetch, store
 
 BATCH = 256
 """Entries of a tile that are treated at a time: their records and lists stay in the first-level cache, and a tile whose
@@ -92,10 +92,10 @@ def composite_forward(
         used: [T] int64 written: entries of each tile up to the last that contributes to a pixel.
     """
     stride = whole_vectors(channels, 4)
-    local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
-    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-    sums = np.empty(PIXELS * stride, _F)
-    weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+    local_values, members = aligned(BATCH * stride), np.empty(BLOCKS * BATCH, np.int32)
+    xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+    sums = aligned(PIXELS * stride)
+    weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
     sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     while True:
         tile = next_piece(share, offsets.shape[0] - 1)

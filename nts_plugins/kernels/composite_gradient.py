@@ -27,6 +27,7 @@ from nts_plugins.kernels.tiles import (
 from nts_plugins.kernels.vector_math import absolute, fma, minimum, select, sum_lanes_of_eight
 from nts_plugins.kernels.vectors import (
     LANES,
+    aligned,
     at,
     broadcast,
     helper,
@@ -209,14 +210,15 @@ def composite_backward(
     capacity = max(1, used.max()) if used.shape[0] > 0 else 1
     stride, wide = whole_vectors(channels, 4), whole_vectors(channels, 8)
     size = RECORD + stride
-    local_values = np.empty(capacity * stride, _F)
+    local_values = aligned(capacity * stride)
     members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
-    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-    weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
-    trace, projected = np.empty(2 * (capacity + 1) * LANES, _F), np.empty(capacity * LANES, _F)
-    by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
-    behind = np.empty(LANES, _F)
-    geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
+    xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+    weights, picked = aligned((capacity + 1) * LANES), np.empty(capacity + 1, np.int32)
+    trace, projected = aligned(2 * (capacity + 1) * LANES), aligned(capacity * LANES)
+    by_channel, by_pixel = aligned(stride * LANES), aligned(LANES * wide)
+    by_channel[:], by_pixel[:] = _F(0), _F(0)
+    behind = aligned(LANES)
+    geometry, grad_values = aligned(capacity * RECORD), aligned(capacity * wide)
     while True:
         tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:

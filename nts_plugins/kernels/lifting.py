@@ -8,96 +8,162 @@ from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pix
 from nts_plugins.kernels.composite import BATCH
 from nts_plugins.kernels.composite_gradient import add_outer
 from nts_plugins.kernels.pieces import next_piece, pieces_of
-from nts_plugins.kernels.records import PIECE, add_floats, copy_floats, whole_vectors
+from nts_plugins.kernels.records import PIECE, put_floats, whole_vectors
 from nts_plugins.kernels.tiles import AHEAD, BLOCKS, LOCAL, PIXELS, SPLAT, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
-from nts_plugins.kernels.vectors import LANES, at, helper, load, prefetch_to_write, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, prefetch_to_write, splat, store
+
+EDGE = 4
+"""Tiles along the edge of a square, what lifting a map treats in one go. Larger ones leave less for many threads."""
 
 _F = np.float32
 
 
 @njit(nogil=True, cache=True)
-def lift_maps(
-    share, local, words, slots, offsets, first_slot, first_record, width, height, constants, features, channels,
-    records, sums, weight_sums,
-):  # fmt: skip
-    """Lift a map of features: add what each splat's first tile holds to its sums, and write a record for each further
-    tile, [features..., weight]. In a large scene first tiles are two fifths of all, and lifting waits for memory.
+def locate_slots(share, slots, offsets, columns, slot_square):
+    """In which square of ``EDGE`` x ``EDGE`` tiles the entry of each slot is.
 
     Args:
         share: of the work, see ``pieces``; a piece is a tile.
-        local, words, slots, offsets: from ``tiles.fill_tiles``.
-        first_slot: [N + 1] where each splat's slots begin.
-        first_record: [N + 1] where each splat's records begin.
-        constants: from ``blocks.compositing_constants``.
-        features: [H * W * channels].
-        records: [first_record[N] * whole_vectors(channels + 1, 4)] written, to be added with ``records.gather_lifted``.
-        sums: [N * channels], added to.
-        weight_sums: [N], added to.
+        slots, offsets: from ``tiles.fill_tiles``.
+        columns: tiles across the picture.
+        slot_square: [M] int32 written.
     """
-    wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
-    members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
-    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-    weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
-    unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
-    tile_features = np.zeros(PIXELS * wide, _F)
-    batch_sums, totals = np.empty(BATCH * wide, _F), np.empty(BATCH * LANES, _F)
+    across = pieces_of(columns, EDGE)
     while True:
         tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
-        if offsets[tile] == offsets[tile + 1]:
-            continue
-        x0, y0 = start_tile(tile, width, height, xs, ys, left)
-        load_tile(features, x0, y0, width, height, channels, wide, tile_features)
-        unfinished[:] = True
-        any_unfinished = True
-        for start in range(offsets[tile], offsets[tile + 1], BATCH):
-            stop = min(start + BATCH, offsets[tile + 1])
-            batch_sums[: (stop - start) * wide] = _F(0)
-            totals[: (stop - start) * LANES] = _F(0)
-            if any_unfinished:
-                any_unfinished = False
-                list_blocks(words, start, stop, BATCH, members, sizes)
-                for b in range(BLOCKS):
-                    if not unfinished[b]:
+        square = tile // columns // EDGE * across + tile % columns // EDGE
+        for entry in range(offsets[at(tile)], offsets[at(tile + 1)]):
+            slot_square[at(np.int64(slots[at(entry)]))] = square
+
+
+@njit(nogil=True, cache=True)
+def number_squares(share, first_slot, slot_square, squares, steps, further):
+    """Number the squares that each splat is in, in the order of its slots.
+
+    Args:
+        share: of the work, see ``pieces``; a piece is ``PIECE`` splats.
+        first_slot: [N + 1] where each splat's slots begin.
+        slot_square: [M] from :func:`locate_slots`.
+        squares: how many there are.
+        steps: [M] int32 written: twice the number of the slot's square, plus one where the splat has a slot before
+            this one in the same square.
+        further: [N] int64 written: how many squares a splat is in besides its first.
+    """
+    n = further.shape[0]
+    # Who came to each square last, and the number that the square got then.
+    visitor, number = np.full(squares, -1, np.int64), np.empty(squares, np.int32)
+    while True:
+        start = next_piece(share, pieces_of(n, PIECE)) * PIECE
+        if start >= n:
+            return
+        for i in range(start, min(n, start + PIECE)):
+            count = 0
+            for slot in range(first_slot[at(i)], first_slot[at(i + 1)]):
+                square = np.int64(slot_square[at(slot)])
+                again = visitor[at(square)] == i
+                if not again:
+                    visitor[at(square)], number[at(square)] = i, count
+                    count += 1
+                steps[at(slot)] = 2 * number[at(square)] + again
+            further[at(i)] = max(count - 1, 0)
+
+
+@njit(nogil=True, cache=True)
+def lift_maps(
+    share, local, words, slots, offsets, steps, first_record, width, height, constants, features, channels, fresh,
+    records, sums, weight_sums,
+):  # fmt: skip
+    """Lift a map of features: what each splat's first square of tiles holds goes to its sums, and to a record for each
+    further square, [features..., weight]. One thread has all tiles of a square, one after the other, so that what they
+    add to is still in its cache; and there are fewer records to write and to add than tiles that splats are in.
+
+    Args:
+        share: of the work, see ``pieces``; a piece is a square.
+        local, words, slots, offsets: from ``tiles.fill_tiles``.
+        steps: [M] from :func:`number_squares`.
+        first_record: [N + 1] where each splat's records begin.
+        constants: from ``blocks.compositing_constants``.
+        features: [H * W * channels].
+        fresh: whether the sums are still to be begun; else they are added to.
+        records: [first_record[N] * whole_vectors(channels + 1, 4)] written, to be added with ``records.gather_lifted``.
+        sums: [N * channels] written for every splat that has a slot.
+        weight_sums: [N] likewise.
+    """
+    wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
+    members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
+    xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+    weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
+    unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
+    tile_features, batch_sums, totals = aligned(PIXELS * wide), aligned(BATCH * wide), aligned(BATCH * LANES)
+    tile_features[:] = _F(0)
+    columns, rows = pieces_of(width, TILE), pieces_of(height, TILE)
+    across = pieces_of(columns, EDGE)
+    squares = across * pieces_of(rows, EDGE)
+    while True:
+        square = next_piece(share, squares)
+        if square >= squares:
+            return
+        for k in range(EDGE * EDGE):
+            column, row = square % across * EDGE + k % EDGE, square // across * EDGE + k // EDGE
+            tile = row * columns + column
+            if column >= columns or row >= rows or offsets[tile] == offsets[tile + 1]:
+                continue
+            x0, y0 = start_tile(tile, width, height, xs, ys, left)
+            load_tile(features, x0, y0, width, height, channels, wide, tile_features)
+            unfinished[:] = True
+            any_unfinished = True
+            for start in range(offsets[tile], offsets[tile + 1], BATCH):
+                stop = min(start + BATCH, offsets[tile + 1])
+                batch_sums[: (stop - start) * wide] = _F(0)
+                totals[: (stop - start) * LANES] = _F(0)
+                if any_unfinished:
+                    any_unfinished = False
+                    list_blocks(words, start, stop, BATCH, members, sizes)
+                    for b in range(BLOCKS):
+                        if not unfinished[b]:
+                            continue
+                        p = b * LANES
+                        n, unfinished[b] = block_weights(
+                            local, start, members, b * BATCH, sizes[b], p, xs, ys, left, constants, weights, picked,
+                            unused,
+                        )  # fmt: skip
+                        any_unfinished |= unfinished[b]
+                        for i in range(n):
+                            place = np.int64(picked[at(i)]) * LANES
+                            store(totals, place, load(totals, place, LANES) + load(weights, i * LANES, LANES))
+                        add_outer(weights, picked, n, tile_features[p * wide :], wide, batch_sums, wide)
+                for j in range(stop - start):
+                    if start + j + AHEAD < stop:
+                        i, record, _ = place_of(words, slots, steps, first_record, start + j + AHEAD)
+                        for line in range(0, size, 16):
+                            if record < 0:
+                                prefetch_to_write(sums, i * channels + line)
+                            else:
+                                prefetch_to_write(records, record * size + line)
+                    i, record, again = place_of(words, slots, steps, first_record, start + j)
+                    weight = sum_lanes(load(totals, j * LANES, LANES))
+                    if record < 0:
+                        begun = again or not fresh
+                        put_floats(batch_sums, j * wide, sums, i * channels, channels, begun)
+                        weight_sums[at(i)] = weight + (weight_sums[at(i)] if begun else _F(0))
                         continue
-                    p = b * LANES
-                    n, unfinished[b] = block_weights(
-                        local, start, members, b * BATCH, sizes[b], p, xs, ys, left, constants, weights, picked, unused
-                    )
-                    any_unfinished |= unfinished[b]
-                    for i in range(n):
-                        place = np.int64(picked[at(i)]) * LANES
-                        store(totals, place, load(totals, place, LANES) + load(weights, i * LANES, LANES))
-                    add_outer(weights, picked, n, tile_features[p * wide :], wide, batch_sums, wide)
-            for j in range(stop - start):
-                if start + j + AHEAD < stop:
-                    i, first, record = place_of(words, slots, first_slot, first_record, start + j + AHEAD)
-                    for line in range(0, size, 16):
-                        if first:
-                            prefetch_to_write(sums, i * channels + line)
-                        else:
-                            prefetch_to_write(records, record * size + line)
-                i, first, record = place_of(words, slots, first_slot, first_record, start + j)
-                weight = sum_lanes(load(totals, j * LANES, LANES))
-                if first:
-                    add_floats(batch_sums, j * wide, sums, i * channels, channels)
-                    weight_sums[at(i)] += weight
-                    continue
-                place = record * size
-                for c in range(channels, size):
-                    records[at(place + c)] = _F(0)
-                copy_floats(batch_sums, j * wide, records, place, whole_vectors(channels, 4))
-                records[at(place + channels)] = weight
+                    place = record * size
+                    if not again:
+                        for c in range(channels, size):
+                            records[at(place + c)] = _F(0)
+                    put_floats(batch_sums, j * wide, records, place, channels, again)
+                    records[at(place + channels)] += weight
 
 
 @helper
-def place_of(words, slots, first_slot, first_record, entry):
-    """The entry's splat, whether it is that splat's first one, and else its record."""
-    i, slot = np.int64(words[at(entry * LOCAL + SPLAT)]), np.int64(slots[at(entry)])
-    before = slot - first_slot[at(i)]
-    return i, before == 0, first_record[at(i)] + before - 1
+def place_of(words, slots, steps, first_record, entry):
+    """The entry's splat; its record, -1 where it is the splat's sums instead; and whether an entry of the same square
+    came there before."""
+    i, step = np.int64(words[at(entry * LOCAL + SPLAT)]), np.int64(steps[at(np.int64(slots[at(entry)]))])
+    return i, first_record[at(i)] + step // 2 - 1 if step > 1 else np.int64(-1), step % 2 == 1
 
 
 @helper
@@ -166,8 +232,8 @@ def lift_tile_ids(
         cells: written.
     """
     members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
-    xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-    weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+    xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+    weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
     found = np.empty(PIXELS, np.int64)
     while True:
@@ -180,7 +246,8 @@ def lift_tile_ids(
         tile_ids[tile * PIXELS : tile * PIXELS + n_ids] = found[:n_ids]
         wide = whole_vectors(n_ids, 8)
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
-        one_hot, sums = np.zeros(PIXELS * wide, _F), np.empty(BATCH * wide, _F)
+        one_hot, sums = aligned(PIXELS * wide), aligned(BATCH * wide)
+        one_hot[:] = _F(0)
         for p in range(PIXELS):
             x, y = pixel_in_tile(p)
             if x0 + x < width and y0 + y < height:

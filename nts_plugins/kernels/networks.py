@@ -12,7 +12,7 @@ from numba import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import fma, maximum, minimum, round_down, select
 from nts_plugins.kernels.vector_shapes import load_eight, store_eight
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, inlined, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, inlined, load, splat, store
 
 RELU, SINE = 0, 1
 """What stands between layers. The argument of the first sine has a factor."""
@@ -200,7 +200,7 @@ def network_forward(share, inputs, widths, kind, factor, weights, outputs):
         outputs: [M * widths[L]] written.
     """
     m, width, last = inputs.shape[0] // widths[0], widths[-1], whole(widths[-1])
-    values, slopes = np.empty(values_size(widths), _F), np.empty(values_size(widths), _F)
+    values, slopes = aligned(values_size(widths)), aligned(values_size(widths))
     while True:
         start = next_piece(share, pieces_of(m, PIECE)) * PIECE
         if start >= m:
@@ -225,11 +225,11 @@ def network_backward(share, inputs, widths, kind, factor, weights, transposed, g
         grad_weights: [pieces_of(M, PIECE) * gradients_size(widths)] written: those of each piece's rows.
     """
     m, layers, size = inputs.shape[0] // widths[0], widths.shape[0] - 1, gradients_size(widths)
-    values, slopes = np.empty(values_size(widths), _F), np.empty(values_size(widths), _F)
+    values, slopes = aligned(values_size(widths)), aligned(values_size(widths))
     most = 0
     for layer in range(layers + 1):
         most = max(most, BLOCK * whole(widths[layer]))
-    grads, passed = np.empty(most, _F), np.empty(most, _F)
+    grads, passed = aligned(most), aligned(most)
     while True:
         piece = next_piece(share, pieces_of(m, PIECE))
         start, base = piece * PIECE, piece * size

@@ -6,7 +6,7 @@ from numba import njit
 
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import fma, hyperbolic_tangent_of
-from nts_plugins.kernels.vectors import LANES, at, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, splat, store
 
 PIECE = 256
 """Points, or textures, that a thread takes at a time."""
@@ -101,7 +101,7 @@ def bound_texels(share, color, opacity, texels, constants, out):
     ``constants`` is ``vector_math.power_table``.
     """
     m = opacity.shape[0] // texels
-    row = np.empty((texels * 4 + LANES - 1) // LANES * LANES, _F)
+    row = aligned((texels * 4 + LANES - 1) // LANES * LANES)
     row[:] = _F(0)
     while True:
         start = next_piece(share, pieces_of(m, PIECE)) * PIECE

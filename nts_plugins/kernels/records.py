@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record (when lifting, all but a
-splat's first), and a splat's records, which lie side by side, are added in a fixed order. So results are the same for
-any number of threads."""
+"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record, when lifting every (square of
+tiles, splat) pair but a splat's first, and a splat's records, which lie side by side, are added in a fixed order. So
+results are the same for any number of threads."""
 
 import math
 
@@ -10,7 +10,7 @@ from numba import njit
 
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.tiles import root_of_conic
-from nts_plugins.kernels.vectors import LANES, at, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, splat, store
 
 RECORD = 8
 """Floats before the channels in an entry's gradient record, still without the factors that a splat's entries share: the
@@ -50,26 +50,15 @@ def sum_columns(records, first, last, size, c, total, columns):
 
 
 @helper
-def copy_floats(source, start, target, place, count):
-    """``count`` floats, a multiple of 4, from ``start`` of one array to ``place`` of another."""
+def put_floats(source, start, target, place, count, add):
+    """``count`` floats from ``start`` of one array to ``place`` of another; with ``add``, added to what is there."""
     c = 0
     while c + LANES <= count:
-        store(target, place + c, load(source, start + c, LANES))
+        values = load(source, start + c, LANES)
+        store(target, place + c, load(target, place + c, LANES) + values if add else values)
         c += LANES
     while c < count:
-        store(target, place + c, load(source, start + c, 4))
-        c += 4
-
-
-@helper
-def add_floats(source, start, target, place, count):
-    """Add ``count`` floats from ``start`` of one array to those from ``place`` of another."""
-    c = 0
-    while c + LANES <= count:
-        store(target, place + c, load(target, place + c, LANES) + load(source, start + c, LANES))
-        c += LANES
-    while c < count:
-        target[at(place + c)] += source[at(start + c)]
+        target[at(place + c)] = source[at(start + c)] + (target[at(place + c)] if add else _F(0))
         c += 1
 
 
@@ -91,7 +80,7 @@ def gather_gradients(
         grad_values: [N * channels] written.
     """
     n, size = first_slot.shape[0] - 1, RECORD + whole_vectors(channels, 4)
-    total = np.empty(size, _F)
+    total = aligned(size)
     # The kernels draw with sigma in units of ln 2, see ``tiles``.
     slope = _F(2.0 * math.log(2.0))
     while True:
@@ -120,15 +109,16 @@ def gather_gradients(
 
 
 @njit(nogil=True, cache=True)
-def gather_lifted(share, first_record, records, channels, features, weights):
-    """Add each splat's records of ``lifting.lift_maps`` to its sums.
+def gather_lifted(share, first_slot, first_record, records, channels, fresh, features, weights):
+    """Complete each splat's sums after ``lifting.lift_maps``: add its records to them, and begin those of splats that
+    have no slot, where ``fresh`` says that nobody has yet.
 
     Args:
-        features: [N * channels], added to.
-        weights: [N], added to.
+        features: [N * channels], added to or written.
+        weights: [N] likewise.
     """
     n, size = first_record.shape[0] - 1, whole_vectors(1 + channels, 4)
-    total = np.empty(size, _F)
+    total = aligned(size)
     while True:
         start = next_piece(share, pieces_of(n, PIECE)) * PIECE
         if start >= n:
@@ -137,5 +127,8 @@ def gather_lifted(share, first_record, records, channels, features, weights):
             first, last = first_record[at(i)], first_record[at(i + 1)]
             if last > first:
                 sum_records(records, first, last, size, total)
-                add_floats(total, 0, features, i * channels, channels)
-                weights[at(i)] += total[channels]
+                put_floats(total, 0, features, i * channels, channels, True)
+                weights[at(i)] += total[at(channels)]
+            elif fresh and first_slot[at(i)] == first_slot[at(i + 1)]:
+                features[i * channels : (i + 1) * channels] = _F(0)
+                weights[at(i)] = _F(0)

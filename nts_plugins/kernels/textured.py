@@ -31,7 +31,7 @@ from nts_plugins.kernels.vector_math import (
     trailing_zeros,
 )
 from nts_plugins.kernels.vector_shapes import load_every_fourth, mask_bits
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, load, splat, store
 
 _F = np.float32
 
@@ -151,12 +151,13 @@ def _forward_kernel(tanh: bool):
         planes, amplitudes, n_planes, resolution, tanh_constants, image, behind, used,
     ):  # fmt: skip
         stride = whole_vectors(channels, 4)
-        local_values, members = np.empty(BATCH * stride, _F), np.empty(BLOCKS * BATCH, np.int32)
-        rows, local_rays = np.empty(BATCH, np.int32), np.empty(BATCH * LOCAL_RAYS, _F)
-        xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-        corners, texels, shown = np.empty(CORNERS, _F), np.empty(TEXELS, np.int32), np.zeros(4 * LANES, _F)
-        sums = np.empty(PIXELS * stride, _F)
-        weights, picked = np.empty((BATCH + 1) * LANES, _F), np.empty(BATCH + 1, np.int32)
+        local_values, members = aligned(BATCH * stride), np.empty(BLOCKS * BATCH, np.int32)
+        rows, local_rays = np.empty(BATCH, np.int32), aligned(BATCH * LOCAL_RAYS)
+        xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+        corners, texels, shown = aligned(CORNERS), aligned(TEXELS).view(np.int32), aligned(4 * LANES)
+        shown[:] = _F(0)
+        sums = aligned(PIXELS * stride)
+        weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
         sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)
         textured_weights = tanh_weights if tanh else plain_weights
         while True:

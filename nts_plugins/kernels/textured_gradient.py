@@ -16,7 +16,7 @@ from nts_plugins.kernels.composite_gradient import (
     write_records,
 )
 from nts_plugins.kernels.pieces import next_piece, pieces_of
-from nts_plugins.kernels.records import PIECE, RECORD, copy_floats, sum_records, whole_vectors
+from nts_plugins.kernels.records import PIECE, RECORD, put_floats, sum_records, whole_vectors
 from nts_plugins.kernels.texture_places import LOCAL_RAYS, RAYS, add_ray_gradients
 from nts_plugins.kernels.texture_sampling import AXES, TEXEL, pull_products, table_width
 from nts_plugins.kernels.texture_tanh import CORNERS, TEXELS, pull_tanh
@@ -41,7 +41,7 @@ from nts_plugins.kernels.vector_math import (
     trailing_zeros,
 )
 from nts_plugins.kernels.vector_shapes import first_half, mask_bits, store_interleaved
-from nts_plugins.kernels.vectors import LANES, at, broadcast, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, load, splat, store
 
 PLANES = RAYS
 """Where the gradients of the planes' weights stand, counted from those of the texture's rays, which they follow."""
@@ -196,20 +196,22 @@ def _gradient_kernel(tanh: bool, moves: bool):
         most = max(1, np.diff(offsets).max()) if used.shape[0] > 0 else 1
         stride, wide = whole_vectors(channels, 4), whole_vectors(channels, 8)
         size, texture_size = RECORD + stride, texture_record(n_planes, resolution)
-        local_values = np.empty(capacity * stride, _F)
-        rows, local_rays = np.empty(capacity, np.int32), np.empty(capacity * LOCAL_RAYS, _F)
+        local_values = aligned(capacity * stride)
+        rows, local_rays = np.empty(capacity, np.int32), aligned(capacity * LOCAL_RAYS)
         record_places = np.empty(most, np.int64)
         kept_corners, kept_axes = (capacity + 1, 0) if tanh else (0, capacity + 1)
-        corners, texels = np.empty(kept_corners * CORNERS, _F), np.empty(kept_corners * TEXELS, np.int32)
-        axes, shown = np.empty(kept_axes * AXES, _F), np.zeros(4 * LANES, _F)
-        slopes, no_sums = np.empty(3 * LANES, _F), np.empty(0, _F)
+        corners, texels = aligned(kept_corners * CORNERS), aligned(kept_corners * TEXELS).view(np.int32)
+        axes, shown = aligned(kept_axes * AXES), aligned(4 * LANES)
+        shown[:] = _F(0)
+        slopes, no_sums = aligned(3 * LANES), np.empty(0, _F)
         members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
-        xs, ys, left = np.empty(PIXELS, _F), np.empty(PIXELS, _F), np.empty(PIXELS, _F)
-        weights, picked = np.empty((capacity + 1) * LANES, _F), np.empty(capacity + 1, np.int32)
-        trace, projected = np.empty(TRACE * (capacity + 1) * LANES, _F), np.empty(capacity * LANES, _F)
-        by_channel, by_pixel = np.zeros(stride * LANES, _F), np.zeros(LANES * wide, _F)
-        behind = np.empty(LANES, _F)
-        geometry, grad_values = np.empty(capacity * RECORD, _F), np.empty(capacity * wide, _F)
+        xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
+        weights, picked = aligned((capacity + 1) * LANES), np.empty(capacity + 1, np.int32)
+        trace, projected = aligned(TRACE * (capacity + 1) * LANES), aligned(capacity * LANES)
+        by_channel, by_pixel = aligned(stride * LANES), aligned(LANES * wide)
+        by_channel[:], by_pixel[:] = _F(0), _F(0)
+        behind = aligned(LANES)
+        geometry, grad_values = aligned(capacity * RECORD), aligned(capacity * wide)
         if tanh:
             textured_trace, pull_block = tanh_trace, pull_tanh_planes_moving if moves else pull_tanh_planes
         else:
@@ -283,14 +285,14 @@ def gather_textures(share, first_record, records, n_planes, resolution, grad_vec
     """
     m, size = first_record.shape[0] - 1, texture_record(n_planes, resolution)
     texels = n_planes * resolution * TEXEL
-    total = np.empty(size, _F)
+    total = aligned(size)
     while True:
         start = next_piece(share, pieces_of(m, PIECE)) * PIECE
         if start >= m:
             return
         for i in range(start, min(m, start + PIECE)):
             sum_records(records, first_record[at(i)], first_record[at(i + 1)], size, total)
-            copy_floats(total, 0, grad_vectors, i * texels, texels)
+            put_floats(total, 0, grad_vectors, i * texels, texels, False)
             for plane in range(n_planes):
                 grad_planes[at(i * n_planes + plane)] = total[at(texels + PLANES + plane)]
             for c in range(RAYS):

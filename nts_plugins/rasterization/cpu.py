@@ -6,6 +6,7 @@ threads, and several Python threads may draw at once.
 """
 
 import functools
+import math
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -93,35 +94,46 @@ def rasterize(
 def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings, features: Tensor) -> Lifted:
     """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
-    sums, weights = np.zeros(len(gaussians) * width, np.float32), np.zeros(len(gaussians), np.float32)
+    sums, weights = np.empty(len(gaussians) * width, np.float32), np.empty(len(gaussians), np.float32)
     records = np.empty(0, np.float32)
     for c in range(viewmats.shape[0]):
         lists = tile_lists(project(gaussians, viewmats[c].detach(), Ks[c], settings), settings)
-        records = _lift_view(lists, settings, flat(features[c].to(torch.float32)), records, sums, weights)
+        records = _lift_view(lists, settings, flat(features[c].to(torch.float32)), records, c == 0, sums, weights)
     return Lifted(features=torch.from_numpy(sums).view(len(gaussians), width), weights=torch.from_numpy(weights))
 
 
 def _lift_view(
-    lists: TileLists, settings: Settings, features: np.ndarray, room: np.ndarray, sums: np.ndarray, weights: np.ndarray
+    lists: TileLists,
+    settings: Settings,
+    features: np.ndarray,
+    room: np.ndarray,
+    fresh: bool,
+    sums: np.ndarray,
+    weights: np.ndarray,
 ) -> np.ndarray:
-    """Add one camera's part to what splats are given. Returns the memory it wrote records to, for the next camera's:
-    fresh memory would be cleared by the system first, a twentieth of the time."""
-    width = len(sums) // max(1, len(weights))
-    first_record = running_sums(np.maximum(np.diff(lists.first_slot) - 1, 0))
+    """Add one camera's part to what splats are given, or begin that where it is ``fresh``. Returns the memory it wrote
+    records to, for the next camera's: fresh memory would be cleared by the system first, a twentieth of the time."""
+    n, m = len(weights), len(lists.slots)
+    width, (columns, rows) = len(sums) // max(1, n), tile_grid(settings)
+    slot_square, steps, further = np.empty(m, np.int32), np.empty(m, np.int32), np.empty(n, np.int64)
+    squares = math.ceil(columns / lifting.EDGE) * math.ceil(rows / lifting.EDGE)
+    run(lifting.locate_slots, lists.slots, lists.offsets, columns, slot_square)
+    run(lifting.number_squares, lists.first_slot, slot_square, squares, steps, further)
+    first_record = running_sums(further)
     size = int(first_record[-1]) * entry_records.whole_vectors(1 + width, 4)
     records = room if len(room) >= size else np.empty(size, np.float32)
     run(
-        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, lists.first_slot, first_record,
-        settings.width, settings.height, constants(settings.rules), features, width, records, sums, weights,
+        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, steps, first_record, settings.width,
+        settings.height, constants(settings.rules), features, width, fresh, records, sums, weights,
     )  # fmt: skip
-    run(entry_records.gather_lifted, first_record, records, width, sums, weights)
+    run(entry_records.gather_lifted, lists.first_slot, first_record, records, width, fresh, sums, weights)
     return records
 
 
 def _coverage(lists: TileLists, settings: Settings) -> Tensor:
     """How much of a camera's picture each splat makes up: lifting a map of no features leaves the weights."""
-    nothing, weights = np.empty(0, np.float32), np.zeros(len(lists.first_slot) - 1, np.float32)
-    _lift_view(lists, settings, nothing, nothing, nothing, weights)
+    nothing, weights = np.empty(0, np.float32), np.empty(len(lists.first_slot) - 1, np.float32)
+    _lift_view(lists, settings, nothing, nothing, True, nothing, weights)
     return torch.from_numpy(weights)
 
 
