@@ -13,28 +13,41 @@ from nts_plugins.kernels.tiles import AHEAD, BLOCKS, LOCAL, PIXELS, SPLAT, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
 from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, prefetch_to_write, splat, store
 
-EDGE = 4
-"""Tiles along the edge of a square, what lifting a map treats in one go. Larger ones leave less for many threads."""
+EDGES, FEWEST = (4, 2, 1), 32
+"""A square of tiles is what one thread treats in one go when it lifts a map. Its edge is the longest of these that
+leaves so many squares to share out: longer ones save memory, and more squares keep more threads busy to the end."""
 
 _F = np.float32
 
 
+def square_edge(columns: int, rows: int) -> int:
+    """How many tiles along the edge of a square, in a picture of so many tiles. It depends on nothing else, so that
+    results are the same for any number of threads."""
+    return next((edge for edge in EDGES if squares_of(columns, rows, edge) >= FEWEST), EDGES[-1])
+
+
+def squares_of(columns: int, rows: int, edge: int) -> int:
+    """How many squares there are."""
+    return -(-columns // edge) * -(-rows // edge)
+
+
 @njit(nogil=True, cache=True)
-def locate_slots(share, slots, offsets, columns, slot_square):
-    """In which square of ``EDGE`` x ``EDGE`` tiles the entry of each slot is.
+def locate_slots(share, slots, offsets, columns, edge, slot_square):
+    """In which square the entry of each slot is.
 
     Args:
         share: of the work, see ``pieces``; a piece is a tile.
         slots, offsets: from ``tiles.fill_tiles``.
         columns: tiles across the picture.
+        edge: from :func:`square_edge`.
         slot_square: [M] int32 written.
     """
-    across = pieces_of(columns, EDGE)
+    across = pieces_of(columns, edge)
     while True:
         tile = next_piece(share, offsets.shape[0] - 1)
         if tile >= offsets.shape[0] - 1:
             return
-        square = tile // columns // EDGE * across + tile % columns // EDGE
+        square = tile // columns // edge * across + tile % columns // edge
         for entry in range(offsets[at(tile)], offsets[at(tile + 1)]):
             slot_square[at(np.int64(slots[at(entry)]))] = square
 
@@ -73,16 +86,20 @@ def number_squares(share, first_slot, slot_square, squares, steps, further):
 
 @njit(nogil=True, cache=True)
 def lift_maps(
-    share, local, words, slots, offsets, steps, first_record, width, height, constants, features, channels, fresh,
-    records, sums, weight_sums,
+    share, local, words, slots, offsets, edge, steps, first_record, width, height, constants, features, channels,
+    fresh, records, sums, weight_sums,
 ):  # fmt: skip
     """Lift a map of features: what each splat's first square of tiles holds goes to its sums, and to a record for each
     further square, [features..., weight]. One thread has all tiles of a square, one after the other, so that what they
     add to is still in its cache; and there are fewer records to write and to add than tiles that splats are in.
 
+    A splat's slots are numbered row by row of tiles, and a square's tiles are taken row by row: of slots in the same
+    square, the one that begins what they add to comes first.
+
     Args:
         share: of the work, see ``pieces``; a piece is a square.
         local, words, slots, offsets: from ``tiles.fill_tiles``.
+        edge: from :func:`square_edge`.
         steps: [M] from :func:`number_squares`.
         first_record: [N + 1] where each splat's records begin.
         constants: from ``blocks.compositing_constants``.
@@ -100,14 +117,14 @@ def lift_maps(
     tile_features, batch_sums, totals = aligned(PIXELS * wide), aligned(BATCH * wide), aligned(BATCH * LANES)
     tile_features[:] = _F(0)
     columns, rows = pieces_of(width, TILE), pieces_of(height, TILE)
-    across = pieces_of(columns, EDGE)
-    squares = across * pieces_of(rows, EDGE)
+    across = pieces_of(columns, edge)
+    squares = across * pieces_of(rows, edge)
     while True:
         square = next_piece(share, squares)
         if square >= squares:
             return
-        for k in range(EDGE * EDGE):
-            column, row = square % across * EDGE + k % EDGE, square // across * EDGE + k // EDGE
+        for k in range(edge * edge):
+            column, row = square % across * edge + k % edge, square // across * edge + k // edge
             tile = row * columns + column
             if column >= columns or row >= rows or offsets[tile] == offsets[tile + 1]:
                 continue

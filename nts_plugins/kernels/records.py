@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over a splat's tiles without atomics: every (tile, splat) entry writes one record, when lifting every (square of
-tiles, splat) pair but a splat's first, and a splat's records, which lie side by side, are added in a fixed order. So
-results are the same for any number of threads."""
+"""Sums over a splat's tiles without atomics. Every (tile, splat) entry writes one record; when lifting, every square of
+tiles does, for each of its splats, but for a splat's first. A splat's records lie side by side and are added in a fixed
+order, so that results are the same for any number of threads."""
 
 import math
 
@@ -110,10 +110,14 @@ def gather_gradients(
 
 @njit(nogil=True, cache=True)
 def gather_lifted(share, first_slot, first_record, records, channels, fresh, features, weights):
-    """Complete each splat's sums after ``lifting.lift_maps``: add its records to them, and begin those of splats that
-    have no slot, where ``fresh`` says that nobody has yet.
+    """Complete each splat's sums after ``lifting.lift_maps``: add its records, and write zeros for a splat without
+    slots whose sums nobody has begun.
 
     Args:
+        first_slot: [N + 1] where each splat's slots begin.
+        first_record: [N + 1] where each splat's records begin.
+        records: from ``lift_maps``.
+        fresh: whether sums were still to be begun.
         features: [N * channels], added to or written.
         weights: [N] likewise.
     """

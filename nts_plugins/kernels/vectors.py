@@ -243,8 +243,8 @@ def store(typingctx, array, index, value):
 
 @njit(nogil=True, cache=True)
 def aligned(count):
-    """``count`` float32 that begin where a cache line does. numba's own arrays begin in the middle of one, so that each
-    vector of 64 bytes lies across two: that costs drawing a fifteenth."""
+    """``count`` float32 that begin where a cache line does. numba's own arrays often begin in the middle of one, and
+    then each vector of 64 bytes lies across two."""
     memory = np.empty(count + 16, np.float32)
     first = -memory.ctypes.data % 64 // 4
     return memory[first : first + count]

@@ -6,7 +6,6 @@ threads, and several Python threads may draw at once.
 """
 
 import functools
-import math
 from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -92,7 +91,7 @@ def rasterize(
 
 
 def lift(gaussians: Gaussians, viewmats: Tensor, Ks: Tensor, settings: Settings, features: Tensor) -> Lifted:
-    """Carry feature maps [C, H, W, D] back to the splats; see :func:`nts_plugins.rasterization.lift`."""
+    """Carry feature maps [C, H, W, D], C > 0, back to the splats; see :func:`nts_plugins.rasterization.lift`."""
     gaussians, width = gaussians.detach().to(torch.float32), features.shape[-1]
     sums, weights = np.empty(len(gaussians) * width, np.float32), np.empty(len(gaussians), np.float32)
     records = np.empty(0, np.float32)
@@ -111,20 +110,23 @@ def _lift_view(
     sums: np.ndarray,
     weights: np.ndarray,
 ) -> np.ndarray:
-    """Add one camera's part to what splats are given, or begin that where it is ``fresh``. Returns the memory it wrote
-    records to, for the next camera's: fresh memory would be cleared by the system first, a twentieth of the time."""
+    """Add one camera's part to sums and weights; with ``fresh``, write it to them, whatever they hold. Returns the
+    memory that records went to, for the next camera's: new memory would be cleared by the system first, a twentieth of
+    the time."""
     n, m = len(weights), len(lists.slots)
     width, (columns, rows) = len(sums) // max(1, n), tile_grid(settings)
     slot_square, steps, further = np.empty(m, np.int32), np.empty(m, np.int32), np.empty(n, np.int64)
-    squares = math.ceil(columns / lifting.EDGE) * math.ceil(rows / lifting.EDGE)
-    run(lifting.locate_slots, lists.slots, lists.offsets, columns, slot_square)
-    run(lifting.number_squares, lists.first_slot, slot_square, squares, steps, further)
+    edge = lifting.square_edge(columns, rows)
+    run(lifting.locate_slots, lists.slots, lists.offsets, columns, edge, slot_square)
+    run(
+        lifting.number_squares, lists.first_slot, slot_square, lifting.squares_of(columns, rows, edge), steps, further
+    )  # fmt: skip
     first_record = running_sums(further)
     size = int(first_record[-1]) * entry_records.whole_vectors(1 + width, 4)
     records = room if len(room) >= size else np.empty(size, np.float32)
     run(
-        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, steps, first_record, settings.width,
-        settings.height, constants(settings.rules), features, width, fresh, records, sums, weights,
+        lifting.lift_maps, lists.local, lists.words, lists.slots, lists.offsets, edge, steps, first_record,
+        settings.width, settings.height, constants(settings.rules), features, width, fresh, records, sums, weights,
     )  # fmt: skip
     run(entry_records.gather_lifted, lists.first_slot, first_record, records, width, fresh, sums, weights)
     return records

@@ -189,7 +189,7 @@ def _with(base: Scene, **fields: Tensor) -> Scene:
     return replace(base, gaussians=replace(base.gaussians, **fields))
 
 
-def _behind(base: Scene) -> Scene:
+def half_behind(base: Scene) -> Scene:
     """Every second splat moved behind the first camera."""
     centre = -base.viewmats[0, :3, :3].T @ base.viewmats[0, :3, 3]
     means = base.gaussians.means.clone()
@@ -225,7 +225,7 @@ def ordinary_scenes() -> Dict[str, Callable[[], Scene]]:
         "64 channels": lambda: scene(80, channels=64, seed=8),
         "one splat": lambda: scene(1, width=19, height=31, sh_degree=1, seed=9),
         "one pixel": lambda: scene(40, width=1, height=1, seed=10),
-        "half behind the camera": lambda: _behind(scene(100, sh_degree=1, seed=11)),
+        "half behind the camera": lambda: half_behind(scene(100, sh_degree=1, seed=11)),
         "wide": lambda: _scaled(scene(40, seed=12), 4.0),
         "tiny": lambda: _scaled(scene(120, sh_degree=1, seed=13), 0.02),
         "opaque": lambda: _with(scene(150, seed=14), opacities=torch.ones(150)),

@@ -2,10 +2,12 @@
 """Every backend draws what the float64 reference draws, and sends back the same gradients."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
 
+from nts_plugins.kernels.lifting import square_edge
 from nts_plugins.kernels.threads import kernels_only, thread_count
 from nts_plugins.rasterization import GSPLAT_1_5, Rules, installed_rules, lift, lift_ids, rasterize
 
@@ -20,7 +22,7 @@ from .compare import (
     worst_errors,
 )
 from .conftest import Backend
-from .scenes import Scene, empty_scenes, extreme_scenes, generator, needles, ordinary_scenes, scene
+from .scenes import Scene, empty_scenes, extreme_scenes, generator, half_behind, needles, ordinary_scenes, scene
 
 ORDINARY, EMPTY, EXTREME = ordinary_scenes(), empty_scenes(), extreme_scenes()
 
@@ -189,6 +191,33 @@ def test_lift(backend: Backend, rules: Rules, width: int) -> None:
     assert (ones.cpu() - exact_ones.features).norm() <= backend.gradient_error * exact_ones.features.norm()
     everything = lift(features=torch.ones(2, 18, 35, 1, device=backend.device), **lift_options(made, backend, rules))
     torch.testing.assert_close(everything.features[:, 0], everything.weights, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("edge, width, height", [(1, 75, 50), (2, 200, 130), (4, 400, 300)])
+def test_lift_in_squares_of_tiles(edge: int, width: int, height: int) -> None:
+    """The CPU kernels gather what a splat has in a square of tiles, whose size depends on the picture's. One half is
+    behind the first camera, the other behind the second; results are the same bits for any number of threads."""
+    assert square_edge(-(-width // 16), -(-height // 16)) == edge
+    made = half_behind(scene(60, width=width, height=height))
+    about = torch.diag(torch.tensor([-1.0, 1.0, -1.0, 1.0])) @ made.viewmats
+    made = replace(made, viewmats=torch.cat([made.viewmats, about]), Ks=made.Ks.expand(2, 3, 3))
+    features = torch.randn(2, height, width, 5, generator=generator(1))
+    features *= ~undecided_pixels(made, installed_rules())[..., None]
+    where = {"viewmats": made.viewmats, "Ks": made.Ks}
+    exact = lift(
+        made.gaussians.to(torch.float64),
+        made.viewmats.double(),
+        made.Ks.double(),
+        features.double(),
+        backend="reference",
+    )
+    found = lift(made.gaussians, features=features, backend="cpu", **where)
+    assert (found.features - exact.features).norm() <= 1e-5 * exact.features.norm()
+    assert (exact.weights[::2] > 0).any() and (exact.weights[1::2] > 0).any()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        again = lift(made.gaussians, features=features, backend="cpu", **where)
+        assert torch.equal(again.features, found.features) and torch.equal(again.weights, found.weights)
 
 
 def test_lift_ids_is_lift_of_the_one_hot_map(backend: Backend, rules: Rules) -> None:
