@@ -10,7 +10,9 @@ from nts_plugins.kernels.vectors import LANES, at, broadcast, inlined, load, spl
 MEAN_X, MEAN_Y, STEP_X, STEP_Y, CENTRE, TURN_X, TURN_Y = 0, 1, 2, 5, 8, 11, 14
 RAYS = 17
 LOCAL_RAYS = 20
-"""Floats that a splat's rays take in a tile, with the mean relative to the tile's corner."""
+"""Floats that a splat's rays take in a tile: the mean is relative to the tile's corner, and w has a constant, from
+``REST`` on."""
+REST = RAYS
 
 OUTSIDE = -2.0
 """The place of pixels beyond the ends of an axis: no texel is near, and the first is not the one after it either."""
@@ -20,29 +22,38 @@ _F = np.float32
 
 @inlined
 def gather_rays(rays, row, x0, y0, local_rays, j):
-    """Copy a splat's rays [RAYS] float64 to entry ``j`` of a tile whose corner is (x0, y0)."""
-    local_rays[at(j * LOCAL_RAYS + MEAN_X)] = _F(rays[at(row * RAYS + MEAN_X)] - x0)
-    local_rays[at(j * LOCAL_RAYS + MEAN_Y)] = _F(rays[at(row * RAYS + MEAN_Y)] - y0)
+    """Copy a splat's rays [RAYS] float64 to entry ``j`` of a tile whose corner is (x0, y0).
+
+    Thin splats turn what float32 takes from the mean, a millionth of a pixel, into ten times as much of a standard
+    deviation. The constant of w makes up for it.
+    """
+    o, k = row * RAYS, j * LOCAL_RAYS
+    x, y = rays[at(o + MEAN_X)] - x0, rays[at(o + MEAN_Y)] - y0
+    local_rays[at(k + MEAN_X)], local_rays[at(k + MEAN_Y)] = _F(x), _F(y)
+    more_x, more_y = x - np.float64(_F(x)), y - np.float64(_F(y))
     for c in range(STEP_X, RAYS):
-        local_rays[at(j * LOCAL_RAYS + c)] = _F(rays[at(row * RAYS + c)])
+        local_rays[at(k + c)] = _F(rays[at(o + c)])
+    for c in range(3):
+        local_rays[at(k + REST + c)] = -_F(rays[at(o + TURN_X + c)] * more_x + rays[at(o + TURN_Y + c)] * more_y)
 
 
 @inlined
-def linear(rays, k, step_x, step_y, x, y):
-    """x STEP_X + y STEP_Y, one component of it."""
-    return fma(broadcast(rays, k + step_x, LANES), x, broadcast(rays, k + step_y, LANES) * y)
+def linear(rays, k, step_x, step_y, constant, x, y):
+    """x STEP_X + y STEP_Y + CONSTANT, one component of it."""
+    rest = fma(broadcast(rays, k + step_y, LANES), y, broadcast(rays, k + constant, LANES))
+    return fma(broadcast(rays, k + step_x, LANES), x, rest)
 
 
 @inlined
 def from_ray(rays, k, x, y):
     """d and w, component by component, of pixels at offsets x, y from the centre; see :data:`RAYS`."""
     return (
-        linear(rays, k, STEP_X, STEP_Y, x, y) + broadcast(rays, k + CENTRE, LANES),
-        linear(rays, k, STEP_X + 1, STEP_Y + 1, x, y) + broadcast(rays, k + CENTRE + 1, LANES),
-        linear(rays, k, STEP_X + 2, STEP_Y + 2, x, y) + broadcast(rays, k + CENTRE + 2, LANES),
-        linear(rays, k, TURN_X, TURN_Y, x, y),
-        linear(rays, k, TURN_X + 1, TURN_Y + 1, x, y),
-        linear(rays, k, TURN_X + 2, TURN_Y + 2, x, y),
+        linear(rays, k, STEP_X, STEP_Y, CENTRE, x, y),
+        linear(rays, k, STEP_X + 1, STEP_Y + 1, CENTRE + 1, x, y),
+        linear(rays, k, STEP_X + 2, STEP_Y + 2, CENTRE + 2, x, y),
+        linear(rays, k, TURN_X, TURN_Y, REST, x, y),
+        linear(rays, k, TURN_X + 1, TURN_Y + 1, REST + 1, x, y),
+        linear(rays, k, TURN_X + 2, TURN_Y + 2, REST + 2, x, y),
     )
 
 
