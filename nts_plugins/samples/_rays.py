@@ -10,15 +10,14 @@ import math
 from numba import njit
 from numba.core.registry import cpu_target
 
-import nts_plugins.kernels  # noqa: F401, where compiled code is kept
+from nts_plugins.kernels import _cache
 
 # Taking an array out of a tuple counts a reference, an atomic write each time, which would cost more than the rays.
 # None of these kernels makes or keeps an array, so counting can be turned off, where numba knows the option.
 _UNCOUNTED = {"_nrt": False} if hasattr(cpu_target.options, "_nrt") else {}
 
 COMPILE = {"cache": True, "nogil": True, "error_model": "numpy", **_UNCOUNTED}
-"""Options of the kernels that Python calls. They let go of the interpreter's lock. Their compiled form is kept on disk;
-numba renews it when their own file changes, but not when _rays.py changes under _light.py (touch both)."""
+"""Options of the kernels that Python calls. They let go of the interpreter's lock; what is compiled is kept on disk."""
 INLINE = {"error_model": "numpy", "forceinline": True, **_UNCOUNTED}
 """Options of the functions that those are made of. A call that is not inlined would copy the whole tuple."""
 
@@ -26,6 +25,9 @@ RECTANGLE, BOX, SPHERE, CYLINDER = 0, 1, 2, 3
 OFFSET = 1e-4
 """Metres that a secondary ray starts off its surface."""
 FAR = 1e30
+
+
+_cache.forget_outdated(lambda: None)
 
 
 @njit(**INLINE)

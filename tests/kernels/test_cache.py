@@ -5,6 +5,8 @@ import importlib
 import os
 import pkgutil
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from numba.core.dispatcher import Dispatcher
 
 from nts_plugins import kernels, samples
 from nts_plugins.kernels import _cache
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture
@@ -54,6 +57,39 @@ def test_a_folder_that_others_can_write_to_is_not_used(nowhere: Path) -> None:
     shared.chmod(0o777)
     assert _cache.ensure() and Path(config.CACHE_DIR) != shared
     assert stat.S_IMODE(Path(config.CACHE_DIR).stat().st_mode) == 0o700
+
+
+EDITED = """
+import sys
+sys.path.insert(0, "")
+from nts_plugins.kernels import _cache
+from package import probe
+print(_cache.forget_outdated(probe), end=" ")
+from package.outer import run
+print(run())
+"""
+
+
+def test_an_edit_in_another_file_of_the_package_is_noticed(tmp_path: Path) -> None:
+    """numba itself looks at a kernel's own file alone, and would go on with the old inner one."""
+    package, folder = tmp_path / "package", tmp_path / "kept"
+    package.mkdir()
+    (package / "__init__.py").write_text("def probe():\n    pass\n")
+    (package / "outer.py").write_text(
+        "from numba import njit\nfrom package.inner import number\n\n"
+        "@njit(cache=True)\ndef run():\n    return number()\n"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(folder), "PYTHONDONTWRITEBYTECODE": "1"}
+    said = []
+    for value in (1, 1, 2, 2):
+        (package / "inner.py").write_text(f"from numba import njit\n\n@njit\ndef number():\n    return {value}\n")
+        command = [sys.executable, "-c", EDITED]
+        environment["PYTHONPATH"] = str(REPOSITORY)
+        done = subprocess.run(command, check=True, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        said.append(done.stdout.strip())
+        kept = {path.name for path in folder.rglob("outer.run*")}
+        assert any(name.endswith(".nbc") for name in kept)
+    assert said == ["True 1", "False 1", "True 2", "False 2"]
 
 
 def test_the_next_process_finds_what_this_one_compiled() -> None:
