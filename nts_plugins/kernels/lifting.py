@@ -109,7 +109,7 @@ def lift_maps(
         sums: [N * channels] written for every splat that has a slot.
         weight_sums: [N] likewise.
     """
-    wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
+    wide = whole_vectors(channels, 8)
     members, sizes = np.empty(BLOCKS * BATCH, np.int32), np.empty(BLOCKS, np.int64)
     xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
     weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
@@ -152,27 +152,40 @@ def lift_maps(
                             place = np.int64(picked[at(i)]) * LANES
                             store(totals, place, load(totals, place, LANES) + load(weights, i * LANES, LANES))
                         add_outer(weights, picked, n, tile_features[p * wide :], wide, batch_sums, wide)
-                for j in range(stop - start):
-                    if start + j + AHEAD < stop:
-                        i, record, _ = place_of(words, slots, steps, first_record, start + j + AHEAD)
-                        for line in range(0, size, 16):
-                            if record < 0:
-                                prefetch_to_write(sums, i * channels + line)
-                            else:
-                                prefetch_to_write(records, record * size + line)
-                    i, record, again = place_of(words, slots, steps, first_record, start + j)
-                    weight = sum_lanes(load(totals, j * LANES, LANES))
-                    if record < 0:
-                        begun = again or not fresh
-                        put_floats(batch_sums, j * wide, sums, i * channels, channels, begun)
-                        weight_sums[at(i)] = weight + (weight_sums[at(i)] if begun else _F(0))
-                        continue
-                    place = record * size
-                    if not again:
-                        for c in range(channels, size):
-                            records[at(place + c)] = _F(0)
-                    put_floats(batch_sums, j * wide, records, place, channels, again)
-                    records[at(place + channels)] += weight
+                hand_over(
+                    start, stop, batch_sums, totals, words, slots, steps, first_record, channels, fresh, records, sums,
+                    weight_sums,
+                )  # fmt: skip
+
+
+@helper
+def hand_over(
+    start, stop, batch_sums, totals, words, slots, steps, first_record, channels, fresh, records, sums, weight_sums
+):
+    """Bring what the entries from ``start`` to ``stop`` have gathered in a tile, [BATCH, whole_vectors(channels, 8)]
+    and by lanes [BATCH, LANES] their weights, to where :func:`lift_maps` puts it."""
+    wide, size = whole_vectors(channels, 8), whole_vectors(channels + 1, 4)
+    for j in range(stop - start):
+        if start + j + AHEAD < stop:
+            i, record, _ = place_of(words, slots, steps, first_record, start + j + AHEAD)
+            for line in range(0, size, 16):
+                if record < 0:
+                    prefetch_to_write(sums, i * channels + line)
+                else:
+                    prefetch_to_write(records, record * size + line)
+        i, record, again = place_of(words, slots, steps, first_record, start + j)
+        weight = sum_lanes(load(totals, j * LANES, LANES))
+        if record < 0:
+            begun = again or not fresh
+            put_floats(batch_sums, j * wide, sums, i * channels, channels, begun)
+            weight_sums[at(i)] = weight + (weight_sums[at(i)] if begun else _F(0))
+            continue
+        place = record * size
+        if not again:
+            for c in range(channels, size):
+                records[at(place + c)] = _F(0)
+        put_floats(batch_sums, j * wide, records, place, channels, again)
+        records[at(place + channels)] += weight
 
 
 @helper
