@@ -55,7 +55,7 @@ def view_of(camera: Cameras, camera_to_worlds: Tensor, factor: int = 1) -> View:
 
 def times_of(camera: Cameras) -> Tensor:
     """[C] moments in [0, 1] at which nerfstudio cameras look: the first one where they have no times."""
-    return torch.zeros(len(camera.camera_to_worlds)) if camera.times is None else camera.times.reshape(-1)
+    return torch.zeros(camera.size) if camera.times is None else camera.times.reshape(-1)
 
 
 def is_pinhole(camera: Cameras) -> bool:

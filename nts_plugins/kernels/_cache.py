@@ -2,33 +2,60 @@
 """Where compiled kernels are kept, and for how long.
 
 numba refuses to define a kernel that it could keep nowhere, as in a container whose package and home folder are
-read-only; then they go to a folder of the user's own among the temporary files. And it takes a kernel that it has kept
-for good as long as the kernel's own file is the same, although the kernel holds what it uses of other files: after an
-upgrade, old and new would be mixed. So all are forgotten when any file of their package has changed.
+read-only; then they go to a folder of the user's own among the temporary files. And it loads a kernel that it has kept
+as long as the kernel's own file is the same, although the kernel holds what it uses of other files: after an upgrade
+old and new would be mixed. So a kernel made by :func:`njit` is loaded only where all files of its package are the same.
 """
 
+import functools
 import hashlib
 import os
 import stat
 import tempfile
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
-from numba import config, njit
+import numba
+from numba import config
+
+
+def njit(**options: Any) -> Callable:
+    """numba's ``njit``, whose compiled kernels are outdated by a change in any file of the function's package.
+
+    numba keeps with a kernel a stamp of its file, and takes the kernel for outdated when the stamp differs. Here the
+    package's digest is put to that. A process that began before the change keeps what it compiles under its own stamp.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        kernel = numba.njit(**options)(function)
+        index = getattr(getattr(kernel, "_cache", None), "_cache_file", None)
+        if index is not None:
+            index._source_stamp = index._source_stamp, sources_digest(Path(function.__code__.co_filename).parent)
+        return kernel
+
+    return decorate
+
+
+@functools.lru_cache
+def sources_digest(package: Path) -> str:
+    """What a package's source files come to; where there are none, as in a zip file, that of nothing."""
+    digest = hashlib.sha256()
+    for source in sorted(package.glob("[!.]*.py")):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    return digest.hexdigest()
 
 
 def _probe() -> None:
     """Something to keep; it is never compiled."""
 
 
-def location(probe: Callable = _probe) -> Optional[Path]:
-    """The folder in which numba keeps the kernels of the probe's package, this one; None while NUMBA_DISABLE_JIT keeps
-    it from compiling.
+def location() -> Optional[Path]:
+    """The folder in which numba keeps this package's kernels; None while NUMBA_DISABLE_JIT keeps it from compiling.
 
     Raises:
         RuntimeError: where there is none.
     """
-    cache = getattr(njit(cache=True)(probe), "_cache", None)
+    cache = getattr(numba.njit(cache=True)(_probe), "_cache", None)
     return None if cache is None else Path(cache.cache_path)
 
 
@@ -53,26 +80,5 @@ def _own_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="nts-kernels-"))
 
 
-def forget_outdated(probe: Callable = _probe) -> bool:
-    """Delete the kernels of the probe's package that were compiled from other sources than it has now, before the first
-    one is loaded; returns whether there may have been some. A process that compiles meanwhile does so once more."""
-    place = location(probe)
-    if place is None:
-        return False
-    digest = hashlib.sha256()
-    for source in sorted(Path(probe.__code__.co_filename).parent.glob("*.py")):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    compiled_from = place / "compiled-from"
-    if compiled_from.is_file() and compiled_from.read_text() == digest.hexdigest():
-        return False
-    for kept in place.glob("*.nb[ic]"):
-        kept.unlink(missing_ok=True)
-    unfinished = place / f"compiled-from.{os.getpid()}"
-    unfinished.write_text(digest.hexdigest())
-    unfinished.replace(compiled_from)
-    return True
-
-
 FALLBACK = ensure()
 """Whether kernels are kept among the temporary files."""
-forget_outdated()

@@ -6,8 +6,8 @@ weights^T x values whose sums stay in registers, eight channels at a time. Its g
 """
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.blocks import block_weights, corner_of_block, list_blocks, start_tile
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.records import whole_vectors

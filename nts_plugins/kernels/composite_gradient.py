@@ -6,8 +6,8 @@ quotients. Every (tile, splat) entry writes one record, see ``records``.
 """
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.blocks import CAP, corner_of_block, list_blocks, start_tile, trace_weights
 from nts_plugins.kernels.composite import gather_values
 from nts_plugins.kernels.pieces import next_piece
@@ -28,6 +28,7 @@ from nts_plugins.kernels.vector_math import absolute, fma, minimum, select, sum_
 from nts_plugins.kernels.vectors import (
     LANES,
     aligned,
+    aligned_zeros,
     at,
     broadcast,
     helper,
@@ -215,8 +216,7 @@ def composite_backward(
     xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
     weights, picked = aligned((capacity + 1) * LANES), np.empty(capacity + 1, np.int32)
     trace, projected = aligned(2 * (capacity + 1) * LANES), aligned(capacity * LANES)
-    by_channel, by_pixel = aligned(stride * LANES), aligned(LANES * wide)
-    by_channel[:], by_pixel[:] = _F(0), _F(0)
+    by_channel, by_pixel = aligned_zeros(stride * LANES), aligned_zeros(LANES * wide)
     behind = aligned(LANES)
     geometry, grad_values = aligned(capacity * RECORD), aligned(capacity * wide)
     while True:

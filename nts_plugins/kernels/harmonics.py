@@ -8,8 +8,8 @@ splat's centre. Basis, order and signs are those of ``rasterization.sh.sh_basis`
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vectors import at, helper
 

@@ -2,8 +2,8 @@
 """The adjoint of compositing: for every splat the sum over pixels of alpha T times what the pixel holds."""
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.blocks import block_weights, list_blocks, pixel_at, pixel_in_tile, start_tile
 from nts_plugins.kernels.composite import BATCH
 from nts_plugins.kernels.composite_gradient import add_outer
@@ -11,7 +11,7 @@ from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE, put_floats, whole_vectors
 from nts_plugins.kernels.tiles import AHEAD, BLOCKS, LOCAL, PIXELS, SPLAT, TILE
 from nts_plugins.kernels.vector_math import sum_lanes
-from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, prefetch_to_write, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, aligned_zeros, at, helper, load, prefetch_to_write, splat, store
 
 EDGES, FEWEST = (4, 2, 1), 32
 """A square of tiles is what one thread treats in one go when it lifts a map. Its edge is the longest of these that
@@ -114,8 +114,8 @@ def lift_maps(
     xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
     weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
     unfinished, unused = np.empty(BLOCKS, np.bool_), np.empty(0, _F)
-    tile_features, batch_sums, totals = aligned(PIXELS * wide), aligned(BATCH * wide), aligned(BATCH * LANES)
-    tile_features[:] = _F(0)
+    tile_features = aligned_zeros(PIXELS * wide)
+    batch_sums, totals = aligned(BATCH * wide), aligned(BATCH * LANES)
     columns, rows = pieces_of(width, TILE), pieces_of(height, TILE)
     across = pieces_of(columns, edge)
     squares = across * pieces_of(rows, edge)
@@ -276,8 +276,7 @@ def lift_tile_ids(
         tile_ids[tile * PIXELS : tile * PIXELS + n_ids] = found[:n_ids]
         wide = whole_vectors(n_ids, 8)
         x0, y0 = start_tile(tile, width, height, xs, ys, left)
-        one_hot, sums = aligned(PIXELS * wide), aligned(BATCH * wide)
-        one_hot[:] = _F(0)
+        one_hot, sums = aligned_zeros(PIXELS * wide), aligned(BATCH * wide)
         for p in range(PIXELS):
             x, y = pixel_in_tile(p)
             if x0 + x < width and y0 + y < height:

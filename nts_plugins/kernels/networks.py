@@ -7,8 +7,8 @@ loaded once serve eight products.
 """
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import fma, maximum, minimum, round_down, select
 from nts_plugins.kernels.vector_shapes import load_eight, store_eight

@@ -2,11 +2,11 @@
 """Reading tri-planes, and bounding what decoders give: the small loops around the networks of fields."""
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import fma, hyperbolic_tangent_of
-from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned_zeros, at, helper, load, splat, store
 
 PIECE = 256
 """Points, or textures, that a thread takes at a time."""
@@ -101,8 +101,7 @@ def bound_texels(share, color, opacity, texels, constants, out):
     ``constants`` is ``vector_math.power_table``.
     """
     m = opacity.shape[0] // texels
-    row = aligned((texels * 4 + LANES - 1) // LANES * LANES)
-    row[:] = _F(0)
+    row = aligned_zeros((texels * 4 + LANES - 1) // LANES * LANES)
     while True:
         start = next_piece(share, pieces_of(m, PIECE)) * PIECE
         if start >= m:

@@ -13,8 +13,8 @@ rows are called ``a`` and ``b`` here, and whose factors J V have the rows ``u`` 
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vectors import at
 

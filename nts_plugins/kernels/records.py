@@ -6,8 +6,8 @@ order, so that results are the same for any number of threads."""
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.tiles import root_of_conic
 from nts_plugins.kernels.vectors import LANES, aligned, at, helper, load, splat, store

@@ -9,11 +9,11 @@ needs no intermediate picture. Pictures stay interleaved [H, W, C]: along a row,
 import functools
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece
 from nts_plugins.kernels.vector_math import fma, select, sum_lanes
-from nts_plugins.kernels.vectors import LANES, aligned, broadcast, load, ramp, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned_zeros, broadcast, load, ramp, splat, store
 
 WINDOW = 11
 C1, C2 = 0.01**2, 0.03**2
@@ -73,8 +73,7 @@ def ssim_rows(share, x, y, row, channels, taps, scale, sums, partials):
     wide = (width + LANES - 1) // LANES * LANES
     plane = sums.shape[0] * wide
     span = row + 2 * LANES
-    down = aligned(5 * span)
-    down[:] = _F(0)
+    down = aligned_zeros(5 * span)
     c1, c2, one, two = splat(_F(C1), LANES), splat(_F(C2), LANES), splat(_F(1), LANES), splat(_F(2), LANES)
     zero, factor = splat(_F(0), LANES), splat(scale, LANES)
     while True:
@@ -134,8 +133,7 @@ def gradient_rows(share, x, y, row, channels, taps, partials, windows, ssim_weig
     margin = (WINDOW - 1) * channels
     span = margin + wide + margin + LANES
     # Zeros on both sides of the row stand for the windows that do not exist.
-    across = aligned(3 * span)
-    across[:] = _F(0)
+    across = aligned_zeros(3 * span)
     zero, two = splat(_F(0), LANES), splat(_F(2), LANES)
     ssim_factor, l1_factor = splat(ssim_weight, LANES), splat(l1_weight, LANES)
     while True:

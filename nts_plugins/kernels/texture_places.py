@@ -9,10 +9,10 @@ from nts_plugins.kernels.vectors import LANES, at, broadcast, inlined, load, spl
 # Columns of ``rasterization.textures.splat_rays``: how rays meet a splat, d x w / d.d.
 MEAN_X, MEAN_Y, STEP_X, STEP_Y, CENTRE, TURN_X, TURN_Y = 0, 1, 2, 5, 8, 11, 14
 RAYS = 17
-LOCAL_RAYS = 20
+REST = RAYS
+LOCAL_RAYS = REST + 3
 """Floats that a splat's rays take in a tile: the mean is relative to the tile's corner, and w has a constant, from
 ``REST`` on."""
-REST = RAYS
 
 OUTSIDE = -2.0
 """The place of pixels beyond the ends of an axis: no texel is near, and the first is not the one after it either."""
@@ -24,8 +24,8 @@ _F = np.float32
 def gather_rays(rays, row, x0, y0, local_rays, j):
     """Copy a splat's rays [RAYS] float64 to entry ``j`` of a tile whose corner is (x0, y0).
 
-    Thin splats turn what float32 takes from the mean, a millionth of a pixel, into ten times as much of a standard
-    deviation. The constant of w makes up for it.
+    On a thin splat an error of 1e-6 pixels in the mean, which float32 has, becomes 1e-5 standard deviations. The
+    constant of w makes up for it.
     """
     o, k = row * RAYS, j * LOCAL_RAYS
     x, y = rays[at(o + MEAN_X)] - x0, rays[at(o + MEAN_Y)] - y0

@@ -11,8 +11,8 @@ a middle of length 1; that length counts as given.
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.projection import PIECE, dot, quaternion_gradient, rotation_of, transform
 from nts_plugins.kernels.texture_places import CENTRE, MEAN_X, MEAN_Y, RAYS, STEP_X, STEP_Y, TURN_X, TURN_Y

@@ -8,8 +8,8 @@ texels, interpolating is a sum over all of them, weighted by vectors that are ze
 """
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.records import PIECE
 from nts_plugins.kernels.vector_math import (
@@ -38,7 +38,7 @@ interpolated vectors of each plane."""
 _F = np.float32
 
 
-@njit
+@njit()
 def table_width(resolution):
     """Floats that a channel of an axis takes in the tables of :func:`tabulate`: whole vectors."""
     return (resolution + LANES - 1) // LANES * LANES

@@ -7,8 +7,8 @@ goes through the same matrix product. Its gradient is in ``textured_gradient``.
 """
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.blocks import CAP, FAINTEST, STOP, list_blocks, peaks, start_tile
 from nts_plugins.kernels.composite import BATCH, accumulate, gather_values, write_tile
 from nts_plugins.kernels.pieces import next_piece
@@ -31,7 +31,7 @@ from nts_plugins.kernels.vector_math import (
     trailing_zeros,
 )
 from nts_plugins.kernels.vector_shapes import load_every_fourth, mask_bits
-from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, aligned_zeros, at, broadcast, helper, load, splat, store
 
 _F = np.float32
 
@@ -154,8 +154,7 @@ def _forward_kernel(tanh: bool):
         local_values, members = aligned(BATCH * stride), np.empty(BLOCKS * BATCH, np.int32)
         rows, local_rays = np.empty(BATCH, np.int32), aligned(BATCH * LOCAL_RAYS)
         xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
-        corners, texels, shown = aligned(CORNERS), aligned(TEXELS).view(np.int32), aligned(4 * LANES)
-        shown[:] = _F(0)
+        corners, texels, shown = aligned(CORNERS), aligned(TEXELS).view(np.int32), aligned_zeros(4 * LANES)
         sums = aligned(PIXELS * stride)
         weights, picked = aligned((BATCH + 1) * LANES), np.empty(BATCH + 1, np.int32)
         sizes, unfinished, unused = np.empty(BLOCKS, np.int64), np.empty(BLOCKS, np.bool_), np.empty(0, _F)

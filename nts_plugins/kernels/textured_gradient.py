@@ -3,8 +3,8 @@
 every (tile, splat) entry that has one."""
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.blocks import CAP, list_blocks, start_tile
 from nts_plugins.kernels.composite import gather_values
 from nts_plugins.kernels.composite_gradient import (
@@ -41,7 +41,7 @@ from nts_plugins.kernels.vector_math import (
     trailing_zeros,
 )
 from nts_plugins.kernels.vector_shapes import first_half, mask_bits, store_interleaved
-from nts_plugins.kernels.vectors import LANES, aligned, at, broadcast, helper, load, splat, store
+from nts_plugins.kernels.vectors import LANES, aligned, aligned_zeros, at, broadcast, helper, load, splat, store
 
 PLANES = RAYS
 """Where the gradients of the planes' weights stand, counted from those of the texture's rays, which they follow."""
@@ -201,15 +201,13 @@ def _gradient_kernel(tanh: bool, moves: bool):
         record_places = np.empty(most, np.int64)
         kept_corners, kept_axes = (capacity + 1, 0) if tanh else (0, capacity + 1)
         corners, texels = aligned(kept_corners * CORNERS), aligned(kept_corners * TEXELS).view(np.int32)
-        axes, shown = aligned(kept_axes * AXES), aligned(4 * LANES)
-        shown[:] = _F(0)
+        axes, shown = aligned(kept_axes * AXES), aligned_zeros(4 * LANES)
         slopes, no_sums = aligned(3 * LANES), np.empty(0, _F)
         members, sizes = np.empty(BLOCKS * capacity, np.int32), np.empty(BLOCKS, np.int64)
         xs, ys, left = aligned(PIXELS), aligned(PIXELS), aligned(PIXELS)
         weights, picked = aligned((capacity + 1) * LANES), np.empty(capacity + 1, np.int32)
         trace, projected = aligned(TRACE * (capacity + 1) * LANES), aligned(capacity * LANES)
-        by_channel, by_pixel = aligned(stride * LANES), aligned(LANES * wide)
-        by_channel[:], by_pixel[:] = _F(0), _F(0)
+        by_channel, by_pixel = aligned_zeros(stride * LANES), aligned_zeros(LANES * wide)
         behind = aligned(LANES)
         geometry, grad_values = aligned(capacity * RECORD), aligned(capacity * wide)
         if tanh:

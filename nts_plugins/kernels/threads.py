@@ -17,8 +17,8 @@ from typing import Any, Callable, Iterator, List, Optional, Tuple
 
 import numpy as np
 import torch
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import STRIDE, counters
 from nts_plugins.kernels.vectors import fetch_add, pause, peek
 

@@ -15,8 +15,8 @@ No (tile, splat) entry is ever sorted. Equal depths stay in the order of the spl
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.kernels.pieces import next_piece, pieces_of
 from nts_plugins.kernels.vector_math import (
     maximum,

@@ -20,11 +20,13 @@ from typing import Callable, Dict
 
 import numpy as np
 from llvmlite import binding, ir
-from numba import config, njit, types
+from numba import config, types
 from numba.core.datamodel import models
 from numba.core.datamodel.registry import register_default
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin
+
+from nts_plugins.kernels._cache import njit
 
 # A multiplication followed by an addition may be contracted to one fused operation. Nothing may be reassociated: the
 # rounding trick in `exp_negative` would be optimised away.
@@ -248,6 +250,14 @@ def aligned(count):
     memory = np.empty(count + 16, np.float32)
     first = -memory.ctypes.data % 64 // 4
     return memory[first : first + count]
+
+
+@njit(nogil=True, cache=True)
+def aligned_zeros(count):
+    """:func:`aligned`, filled with zeros."""
+    memory = aligned(count)
+    memory[:] = np.float32(0)
+    return memory
 
 
 @intrinsic

@@ -118,9 +118,7 @@ def _lift_view(
     slot_square, steps, further = np.empty(m, np.int32), np.empty(m, np.int32), np.empty(n, np.int64)
     edge = lifting.square_edge(columns, rows)
     run(lifting.locate_slots, lists.slots, lists.offsets, columns, edge, slot_square)
-    run(
-        lifting.number_squares, lists.first_slot, slot_square, lifting.squares_of(columns, rows, edge), steps, further
-    )  # fmt: skip
+    run(lifting.number_squares, lists.first_slot, slot_square, lifting.squares_of(columns, rows, edge), steps, further)
     first_record = running_sums(further)
     size = int(first_record[-1]) * entry_records.whole_vectors(1 + width, 4)
     records = room if len(room) >= size else np.empty(size, np.float32)

@@ -8,8 +8,8 @@ that a picture depends on its scene alone. ``s`` is a :class:`~nts_plugins.sampl
 import math
 
 import numpy as np
-from numba import njit
 
+from nts_plugins.kernels._cache import njit
 from nts_plugins.samples._rays import (
     COMPILE,
     CYLINDER,

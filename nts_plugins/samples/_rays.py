@@ -7,10 +7,9 @@ to rounding. A shape is met from outside only: a ray that starts inside one pass
 
 import math
 
-from numba import njit
 from numba.core.registry import cpu_target
 
-from nts_plugins.kernels import _cache
+from nts_plugins.kernels._cache import njit
 
 # Taking an array out of a tuple counts a reference, an atomic write each time, which would cost more than the rays.
 # None of these kernels makes or keeps an array, so counting can be turned off, where numba knows the option.
@@ -25,9 +24,6 @@ RECTANGLE, BOX, SPHERE, CYLINDER = 0, 1, 2, 3
 OFFSET = 1e-4
 """Metres that a secondary ray starts off its surface."""
 FAR = 1e30
-
-
-_cache.forget_outdated(lambda: None)
 
 
 @njit(**INLINE)
