@@ -8,12 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from plyfile import PlyData, PlyElement
 
 from benchmarks import scenes
+from nts_plugins.gaussians.initialise import sh_to_rgb
 from nts_plugins.rasterization import rasterize
-
-C0 = 0.28209479177387814
-"""The constant band of the spherical harmonics."""
 
 
 @torch.no_grad()
@@ -71,11 +70,8 @@ def _place(viewmat: torch.Tensor, view: int) -> torch.Tensor:
 def _write_points(path: Path, scene: scenes.Scene) -> None:
     fields = [(axis, "<f4") for axis in "xyz"] + [(color, "u1") for color in ("red", "green", "blue")]
     points = np.zeros(len(scene.gaussians), dtype=fields)
-    colors = ((scene.gaussians.sh[:, 0] * C0 + 0.5).clamp(0, 1) * 255).byte().numpy()  # type: ignore[index]
+    colors = (sh_to_rgb(scene.gaussians.sh[:, 0]).clamp(0, 1) * 255).byte().numpy()  # type: ignore[index]
     for axis in range(3):
         points["xyz"[axis]] = scene.gaussians.means[:, axis].numpy()
         points[("red", "green", "blue")[axis]] = colors[:, axis]
-    kinds = {"<f4": "float", "u1": "uchar"}
-    properties = [f"property {kinds[kind]} {name}" for name, kind in fields]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *properties, "end_header"]
-    path.write_bytes("\n".join([*header, ""]).encode() + points.tobytes())
+    PlyData([PlyElement.describe(points, "vertex")], byte_order="<").write(str(path))

@@ -118,7 +118,9 @@ def _read_point_cloud(path: str) -> SimpleNamespace:
     try:
         cloud = trimesh.load(path, process=False)
     except Exception as error:  # trimesh raises whatever its parsers stumble over
-        raise InputError(f"The seed points {path} cannot be read: {error}. Make the file again.") from error
+        raise InputError(
+            f"The seed points {path} cannot be read: {str(error).rstrip('.!')}. Make the file again."
+        ) from error
     # A cloud of points has colours, a mesh has them in its visual, and a file without points has neither.
     points = numpy.asarray(getattr(cloud, "vertices", ()), numpy.float64).reshape(-1, 3)
     colors = getattr(cloud, "colors", getattr(getattr(cloud, "visual", None), "vertex_colors", ()))

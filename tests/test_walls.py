@@ -16,7 +16,12 @@ FOLDERS = {"nts_plugins": "nts_plugins", "method_configs": "nts_plugins.method_c
 """Source folders and the package name each is imported under."""
 
 ENCODER_LIBRARIES = ("open_clip", "segment_anything", "transformers")
-BACKENDS = tuple(f"nts_plugins.rasterization.{name}" for name in ("cpu", "_cpu_projection", "gsplat_cuda", "reference"))
+BACKENDS = tuple(
+    f"nts_plugins.rasterization.{path.stem}"
+    for path in sorted((REPOSITORY / "nts_plugins" / "rasterization").glob("*.py"))
+    if path.stem not in ("__init__", "_api", "_backends", "_types", "rules", "sh", "textures")
+)
+"""All that draws: what is not named here as the face of the room is a backend or a part of one."""
 LIBRARY_ROOMS = tuple(
     f"nts_plugins.{room}"
     for room in ("rasterization", "fields", "files", "gaussians", "kernels", "losses", "appearance")

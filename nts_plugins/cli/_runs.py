@@ -6,6 +6,9 @@ from typing import Any
 
 from nts_plugins.errors import InputError
 
+BEGINNING = b"!!python/object:"
+"""Of every config.yml that nerfstudio writes: it names the class of the run."""
+
 
 def load_run(config: Path) -> Any:
     """The pipeline of the run that a ``config.yml`` belongs to, with its newest checkpoint and without its pictures.
@@ -14,10 +17,14 @@ def load_run(config: Path) -> Any:
     file can run code: load only what you trust.
 
     Raises:
-        InputError: where there is no such file, or the run is of a method without splats of this package.
+        InputError: where there is no such file, it is of another kind, or its run is of a method without splats of this
+            package.
     """
     if not config.is_file():
         raise InputError(f"There is no file {config}. Training names the config.yml of its run at its end.")
+    with open(config, "rb") as file:
+        if file.read(len(BEGINNING)) != BEGINNING:
+            raise InputError(f"{config} is not the config.yml of a run. Training names it at its end.")
     from nerfstudio.utils.eval_utils import eval_setup
 
     from nts_plugins.models.splat import SplatModel

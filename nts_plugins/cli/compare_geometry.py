@@ -43,14 +43,10 @@ class CompareGeometry:
         text = json.dumps(result, indent=2)
         print(text)
         if self.output_path is not None:
-            from nts_plugins.training.checkpoints import written_whole
+            from nts_plugins.files.whole import result_file
 
-            try:
-                self.output_path.parent.mkdir(parents=True, exist_ok=True)
-                with written_whole(self.output_path, workspace=self.output_path.parent) as file:
-                    file.write((text + "\n").encode())
-            except OSError as error:
-                raise InputError(f"Cannot write {self.output_path}: {error.strerror or error}.") from error
+            with result_file(self.output_path) as file:
+                file.write((text + "\n").encode())
         return 0
 
     def scores(self) -> "dict[str, float]":

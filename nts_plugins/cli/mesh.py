@@ -72,11 +72,14 @@ class Mesh:
         return 0
 
     def _check(self) -> None:
+        from nts_plugins.files.whole import check_place
+
         if self.output_path.suffix.lower() != ".ply":
             raise InputError(f"--output-path {self.output_path} must end in .ply, which is what is written.")
         for name, value in (("voxel", self.voxel), ("region", self.region), ("memory-gib", self.memory_gib)):
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"--{name} is {value}; it must be above zero.")
+        check_place(self.output_path)
 
 
 def capture_from_training(outputs: Any) -> Any:
@@ -112,12 +115,8 @@ def _progress() -> Any:
 def _write(path: Path, mesh: Any) -> None:
     import trimesh
 
-    from nts_plugins.training.checkpoints import written_whole
+    from nts_plugins.files.whole import result_file
 
     made = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=mesh.colors, process=False)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path, workspace=path.parent) as file:
-            made.export(file, file_type="ply")
-    except OSError as error:
-        raise InputError(f"Cannot write {path}: {error.strerror or error}. Choose another place.") from error
+    with result_file(path) as file:
+        made.export(file, file_type="ply")

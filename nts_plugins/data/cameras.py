@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From nerfstudio's cameras to the matrices that the rasterizer takes."""
+"""From nerfstudio's cameras to the matrices that the rasterizer takes, and what they say about the size of a scene."""
 
 from typing import NamedTuple, Tuple
 
@@ -131,3 +131,19 @@ def camera_spacing(camera_to_worlds: Tensor) -> float:
     distances = torch.cdist(positions, positions)
     distances.fill_diagonal_(float("inf"))
     return float(distances.amin(dim=1).mean())
+
+
+def camera_extent(camera_to_worlds: Tensor) -> float:
+    """1.1 times the largest distance of a camera from the cameras' mean: 3D Gaussian Splatting's size of a scene.
+
+    The step size of positions and the thresholds of densification are multiples of it (Kerbl et al. 2023). A capture
+    from one point has no extent; 1 is returned then.
+
+    Args:
+        camera_to_worlds: [N, 3 or 4, 4].
+    """
+    positions = camera_to_worlds[:, :3, 3].double()
+    if len(positions) == 0:
+        return 1.0
+    radius = float((positions - positions.mean(dim=0)).norm(dim=-1).max())
+    return 1.1 * radius if radius > 1e-6 else 1.0

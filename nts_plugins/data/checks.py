@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Iterator, Sequence, Tuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from nerfstudio.cameras.cameras import CAMERA_MODEL_TO_TYPE, Cameras, CameraType
 
@@ -90,16 +89,21 @@ def check_transforms_file(data: Path) -> None:
         name = frame.get("file_path") if isinstance(frame, dict) else None
         if not isinstance(name, str):
             raise InputError(f"Frame {index} of {path} has no 'file_path' that names its picture.")
+        # nerfstudio reads the model of the whole file alone, and would take such a frame for a pinhole's.
+        if "camera_model" in frame:
+            _check_model(str(frame["camera_model"]), f"{name} in {path}")
         _check_pose(frame.get("transform_matrix"), f"{name} in {path}")
 
 
-def _check_model(name: str, where: Path) -> None:
+def _check_model(name: str, where: object) -> None:
     kind = CAMERA_MODEL_TO_TYPE.get(name)
     if kind is None:
         known = ", ".join(key for key, value in CAMERA_MODEL_TO_TYPE.items() if value == CameraType.PERSPECTIVE)
         raise InputError(f"{where} names the unknown camera_model {name!r}. Pinhole models are {known}.")
     if kind != CameraType.PERSPECTIVE:
-        raise InputError(f"{where} has {name} cameras, but splatting draws pinhole cameras. {_HOW_TO_MAKE_PINHOLE}")
+        raise InputError(
+            f"{where} has the camera_model {name}, but splatting draws pinhole cameras. {_HOW_TO_MAKE_PINHOLE}"
+        )
 
 
 def _check_pose(matrix: Any, name: str) -> None:
@@ -175,99 +179,3 @@ def check_size(path: Path, size: Tuple[int, int], camera: Tuple[int, int]) -> No
     raise InputError(
         f"The image {path} is {size[0]}x{size[1]} pixels, but its camera is {camera[0]}x{camera[1]}. {hint}"
     )
-
-
-def image_size(path: Path) -> Tuple[int, int]:
-    """Width and height in the file's header."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def has_alpha(path: Path) -> bool:
-    """Whether the file's header announces transparency."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            return image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def has_black_rim(image: torch.Tensor) -> bool:
-    """Whether two sides of a picture end in black that the picture itself does not show, as undistorting leaves them.
-
-    Args:
-        image: [H, W, 3] or [H, W, 4], float from 0 to 1 or uint8.
-    """
-    height, width = image.shape[:2]
-    if min(height, width) < 3:
-        return False
-    brightness = image[..., :3].amax(dim=-1).float() / (1.0 if image.is_floating_point() else 255.0)
-    rows, columns = max(1, round(0.04 * height)), max(1, round(0.04 * width))
-    edges = (
-        *((brightness[0], brightness[rows]), (brightness[-1], brightness[-1 - rows])),
-        *((brightness[:, 0], brightness[:, columns]), (brightness[:, -1], brightness[:, -1 - columns])),
-    )
-    ends = [(edge < 0.1).float().mean() > 0.9 and (near < 0.1).float().mean() < 0.5 for edge, near in edges]
-    return sum(map(bool, ends)) > 1
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """A picture as [H, W, 3] or, where it has transparency, [H, W, 4] uint8, whatever the file stores."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            if image.mode.startswith("I;16") or image.mode == "I":
-                return _from_16_bit(np.asarray(image))
-            transparent = image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info
-            wanted = "RGBA" if transparent else "RGB"
-            return np.array(image if image.mode == wanted else image.convert(wanted))
-    except Exception as error:
-        raise _unreadable(path, error) from error
-
-
-def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """[H, W] bool: where any channel of the file but alpha is not zero."""
-    from PIL import Image
-
-    try:
-        with Image.open(path) as image:
-            values = np.array(image)
-    except Exception as error:
-        raise _unreadable(path, error) from error
-    if values.ndim == 3:
-        # An alpha channel, the last of two or four, says nothing about what the mask shows.
-        values = values[..., : 1 if values.shape[2] == 2 else 3].any(axis=-1)
-    return values.astype(bool)
-
-
-def _from_16_bit(values: npt.NDArray) -> npt.NDArray[np.uint8]:
-    gray = np.clip(values.astype(np.float32) / 257.0 + 0.5, 0, 255).astype(np.uint8)
-    return np.repeat(gray[:, :, None], 3, axis=2)
-
-
-def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"The image {path} cannot be read: {error}. It may be damaged or half-copied: replace the file.")
-
-
-def camera_extent(camera_to_worlds: torch.Tensor) -> float:
-    """1.1 times the largest distance of a camera from the cameras' mean: 3D Gaussian Splatting's size of a scene.
-
-    The step size of positions and the thresholds of densification are multiples of it (Kerbl et al. 2023). A capture
-    from one point has no extent; 1 is returned then.
-
-    Args:
-        camera_to_worlds: [N, 3 or 4, 4].
-    """
-    positions = camera_to_worlds[:, :3, 3].double()
-    if len(positions) == 0:
-        return 1.0
-    radius = float((positions - positions.mean(dim=0)).norm(dim=-1).max())
-    return 1.1 * radius if radius > 1e-6 else 1.0

@@ -21,8 +21,8 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from nerfstudio.utils.rich_utils import CONSOLE
 
 from nts_plugins import compat
-from nts_plugins.data import checks
-from nts_plugins.data.cameras import camera_spacing, region_in_view
+from nts_plugins.data import checks, pictures
+from nts_plugins.data.cameras import camera_extent, camera_spacing, region_in_view
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.data.pyramid import pyramids
 from nts_plugins.data.times import moments, with_times
@@ -116,7 +116,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
             raise InputError(f"The data {self.config.data} has no training images. Check its list of images.")
         # This dictionary is the channel from the data to the model.
         poses = dataset.cameras.camera_to_worlds
-        dataset.metadata["camera_extent"] = checks.camera_extent(poses)
+        dataset.metadata["camera_extent"] = camera_extent(poses)
         sizes = dataset.cameras.height * dataset.cameras.width
         dataset.metadata["training_numbers"] = 3 * int(sizes.sum())
         dataset.metadata["random_region"] = region_in_view(poses)
@@ -125,7 +125,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         dataset.metadata["moments"] = moments(dataset.cameras)
         color = self.train_dataparser_outputs.alpha_color
         opened = [] if self.test_mode == "inference" else dataset.image_filenames
-        dataset.metadata["has_alpha"] = any(map(checks.has_alpha, opened))
+        dataset.metadata["has_alpha"] = any(map(pictures.has_alpha, opened))
         dataset.metadata["alpha_color"] = None if color is None else [float(value) for value in color]
         return dataset
 
@@ -135,11 +135,11 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
     def _create_dataset(self, outputs: DataparserOutputs) -> SplatDataset:
         # Rendering and exporting need the cameras alone, and work where the pictures are not, as far as the dataparser
         # does: nerfstudio-data does; colmap and blender-data open the first picture.
-        pictures = self.test_mode != "inference"
+        opened = self.test_mode != "inference"
         parser, data = self.config.dataparser, self.dataparser.config.data
         is_transforms = type(parser) is NerfstudioDataParserConfig
         outputs = with_times(outputs, checks.transforms_file(data) if is_transforms else None)
-        return self.dataset_type(outputs, self.config.camera_res_scale_factor, open_files=pictures)
+        return self.dataset_type(outputs, self.config.camera_res_scale_factor, open_files=opened)
 
     def setup_train(self) -> None:
         """Read all pictures now, held-out ones too: a damaged one ends the run before its folder exists."""
@@ -147,7 +147,7 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
             return
         _ = self.cached_eval
         sample = self.cached_train[:: max(1, len(self.cached_train) // 8)]
-        if sum("mask" not in batch and checks.has_black_rim(batch["image"]) for batch in sample) > len(sample) // 2:
+        if sum("mask" not in batch and pictures.has_black_rim(batch["image"]) for batch in sample) > len(sample) // 2:
             CONSOLE.print(
                 "[yellow]The photographs end in a black rim, as undistorting leaves it. No scene looks like that: the "
                 "rim costs PSNR, and splats gather in front of the cameras to paint it. Crop the photographs. "

@@ -11,7 +11,7 @@ from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.data.datasets.base_dataset import InputDataset
 from torch import Tensor
 
-from nts_plugins.data import checks
+from nts_plugins.data import checks, pictures
 from nts_plugins.data._undistort import Undistortion, area_resize
 from nts_plugins.errors import InputError
 
@@ -46,7 +46,7 @@ class SplatDataset(InputDataset):
         self.exclude_batch_keys_from_device = ["image", "mask"]  # nerfstudio changes the list, which its class shares.
         self._file_sizes = [_size(self.cameras, index) for index in range(len(self))]
         for path, size in zip(self.image_filenames, self._file_sizes, strict=True) if open_files else ():
-            checks.check_size(path, checks.image_size(path), size)
+            checks.check_size(path, pictures.image_size(path), size)
         self._undistortions: List[Optional[Undistortion]] = []
         self.cameras = self._pinhole_cameras(self.cameras)
 
@@ -98,7 +98,7 @@ class SplatDataset(InputDataset):
 
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The undistorted picture, [H, W, 3] or, with an alpha channel, [H, W, 4]; uint8."""
-        image = checks.read_image(self.image_filenames[image_idx])
+        image = pictures.read_image(self.image_filenames[image_idx])
         size = self._scaled_size(image_idx)
         if size != self._file_sizes[image_idx]:
             image = area_resize(image, size)
@@ -156,7 +156,7 @@ class SplatDataset(InputDataset):
 
     def _mask(self, image_idx: int) -> Tensor:
         path = self._dataparser_outputs.mask_filenames[image_idx]  # type: ignore[index]
-        mask = checks.read_mask(path)
+        mask = pictures.read_mask(path)
         if mask.shape[1::-1] != self._file_sizes[image_idx]:
             raise InputError(
                 f"The mask {path} is {mask.shape[1]}x{mask.shape[0]} pixels, but its image "

@@ -9,6 +9,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 from torch import Tensor
 
 from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
+from nts_plugins.files.whole import result_file
 
 PROTOCOL = "held-out views, float pictures clamped to [0, 1]; SSIM 11x11 sigma 1.5, valid windows; LPIPS AlexNet"
 
@@ -49,5 +50,10 @@ def average(rows: Sequence[Mapping[str, float]], *, with_std: bool = False) -> D
 
 
 def write_rows(path: Path, rows: List[Row]) -> None:
-    """Write the numbers of every view as JSON, with the protocol they follow."""
-    path.write_text(json.dumps({"protocol": PROTOCOL, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+    """Write the numbers of every view as JSON, with the protocol they follow; the file is there whole or not at all.
+
+    Raises:
+        InputError: where it cannot be written.
+    """
+    with result_file(path) as file:
+        file.write((json.dumps({"protocol": PROTOCOL, "rows": rows}, indent=2) + "\n").encode("utf-8"))

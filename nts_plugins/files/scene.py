@@ -16,7 +16,7 @@ from torch import Tensor
 
 from nts_plugins.errors import InputError, describe
 from nts_plugins.files import ply
-from nts_plugins.files.whole import whole_folder
+from nts_plugins.files.whole import whole_folder, writing
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization.textures import Textures, check_textures
 
@@ -71,17 +71,11 @@ def save(
         "background": [0.0, 0.0, 0.0] if background is None else background.tolist(),
         **(about or {}),
     }
-    try:
-        with whole_folder(target) as work:
-            ply.write(work / SPLATS, params)
-            if textures is not None:
-                np.savez(work / TEXTURES, **_arrays(textures))  # type: ignore[arg-type]
-            (work / ABOUT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        reason = error.strerror or error
-        raise InputError(
-            f"Cannot write the scene to {target}: {reason}. Free space there, or choose another folder."
-        ) from error
+    with writing(f"the scene to {target}"), whole_folder(target) as work:
+        ply.write(work / SPLATS, params)
+        if textures is not None:
+            np.savez(work / TEXTURES, **_arrays(textures))  # type: ignore[arg-type]
+        (work / ABOUT).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def check_target(target: Path, overwrite: bool) -> None:

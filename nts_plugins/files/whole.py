@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A folder that is there complete, or not at all."""
+"""Folders and files that are there complete, or not at all."""
 
+import errno
 import os
 import shutil
 import socket
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Iterator
+from typing import BinaryIO, Iterator, Optional
+
+from nts_plugins.errors import InputError
 
 STALE_SECONDS = 3600.0
 """A killed run leaves its hidden work folder behind. The next run for the same place removes it, at once where the
@@ -37,6 +40,60 @@ def whole_folder(target: Path) -> Iterator[Path]:
         _replace(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+@contextmanager
+def whole_file(path: Path, *, workspace: Optional[Path] = None) -> Iterator[BinaryIO]:
+    """A file to write to, which takes its place once it is complete; whatever interrupts it, nothing of it is left.
+
+    Args:
+        path: of the file; one that is there already is replaced.
+        workspace: folder on the same disk to write in; by default that of the file, which is made where it is missing.
+
+    Raises:
+        OSError: as of :func:`whole_folder`.
+    """
+    if workspace is None:
+        workspace = path.parent
+        workspace.mkdir(parents=True, exist_ok=True)
+    partial = workspace / f".{path.name}.partial"
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def writing(target: object) -> Iterator[None]:
+    """Turn what the file system refuses into an InputError that names what was to be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or error
+        raise InputError(f"Cannot write {target}: {reason}. Free space there, or choose another place.") from error
+
+
+@contextmanager
+def result_file(path: Path) -> Iterator[BinaryIO]:
+    """:func:`whole_file` with the errors of :func:`writing`."""
+    with writing(path), whole_file(path) as file:
+        yield file
+
+
+def check_place(path: Path) -> None:
+    """Notice before long work what :func:`result_file` would say after it, but for a disk that is full by then."""
+    with writing(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
 
 
 def _replace(work: Path, target: Path) -> None:

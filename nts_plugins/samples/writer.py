@@ -307,22 +307,22 @@ def _find_seeds(work: Path, config: GalleryConfig, cameras: List[Camera], tell: 
 
 
 _PLY = {
-    "xyz": ("<f4", "float", ("x", "y", "z")),
-    "normals": ("<f4", "float", ("nx", "ny", "nz")),
-    "rgb": ("u1", "uchar", ("red", "green", "blue")),
+    "xyz": ("<f4", ("x", "y", "z")),
+    "normals": ("<f4", ("nx", "ny", "nz")),
+    "rgb": ("u1", ("red", "green", "blue")),
 }
-"""What a point may carry: type in numpy and in a PLY file, and names in the file."""
+"""What a point may carry: type, and names in the file."""
 
 
 def _write_ply(path: Path, **columns: NDArray) -> None:
     """Points as a binary PLY file; columns [P, 3] by their names in ``_PLY``."""
-    kind = np.dtype([(name, _PLY[name][0], 3) for name in columns])
-    rows = np.zeros(len(columns["xyz"]), kind)
+    from plyfile import PlyData, PlyElement
+
+    rows = np.empty(len(columns["xyz"]), [(each, _PLY[name][0]) for name in columns for each in _PLY[name][1]])
     for name, values in columns.items():
-        rows[name] = values
-    names = [f"property {_PLY[name][1]} {each}" for name in columns for each in _PLY[name][2]]
-    header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(rows)}", *names, "end_header", ""]
-    path.write_bytes("\n".join(header).encode() + rows.tobytes())
+        for axis, each in enumerate(_PLY[name][1]):
+            rows[each] = values[:, axis]
+    PlyData([PlyElement.describe(rows, "vertex")], byte_order="<").write(str(path))
 
 
 def _write_json(path: Path, value: Any) -> None:

@@ -2,16 +2,16 @@
 """Files that hold the state of a training: written whole or not at all, and read with an error that helps."""
 
 import contextlib
-import os
 import shutil
 from pathlib import Path
-from typing import Any, BinaryIO, Collection, Dict, Iterator, List, Mapping, Optional
+from typing import Any, Collection, Dict, Iterator, List, Mapping, Optional
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from nts_plugins.errors import InputError, describe
+from nts_plugins.files.whole import whole_file
 
 
 def write(state: Mapping[str, Any], path: Path, *, workspace: Path) -> None:
@@ -29,29 +29,13 @@ def write(state: Mapping[str, Any], path: Path, *, workspace: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in workspace.glob(".*.ckpt.partial"):
             leftover.unlink(missing_ok=True)  # of a run that was killed while it saved here
-        with written_whole(path, workspace=workspace) as file:
+        with whole_file(path, workspace=workspace) as file:
             torch.save(dict(state), file)
     except (OSError, RuntimeError) as error:
         # torch reports a full disk as a RuntimeError of its zip writer.
         raise InputError(
             f"Cannot save the checkpoint {path}: {_reason(error, workspace)}. Earlier checkpoints are untouched."
         ) from error
-
-
-@contextlib.contextmanager
-def written_whole(path: Path, *, workspace: Path) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place once it is complete; whatever interrupts it, nothing of it is left."""
-    partial = workspace / f".{path.name}.partial"
-    try:
-        with open(partial, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise
 
 
 def _reason(error: Exception, folder: Path) -> str:

@@ -4,11 +4,10 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Type
+from typing import Any, Dict, List, Optional, Type
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
@@ -17,6 +16,7 @@ from nts_plugins import compat
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation import images as image_protocol
 from nts_plugins.evaluation.cost import megabytes, timed
+from nts_plugins.files.whole import result_file
 
 PER_IMAGE_FILE = "per_image.json"
 
@@ -83,8 +83,7 @@ class SplatPipeline(VanillaPipeline):
             if output_path is not None:
                 _save(pictures, output_path, image_prefix, index)
         if output_path is not None:
-            with _writing(output_path / PER_IMAGE_FILE):
-                image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
+            image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
         self.train(was_training)
         return image_protocol.average(metrics, with_std=get_std)
 
@@ -106,19 +105,5 @@ def _save(pictures: Dict[str, torch.Tensor], folder: Path, prefix: str, index: i
     from torchvision.utils import save_image
 
     for name, picture in pictures.items():
-        path = folder / f"{prefix}_{name}_{index:04d}.png"
-        with _writing(path):
-            folder.mkdir(parents=True, exist_ok=True)
-            save_image(picture.permute(2, 0, 1).cpu(), path)
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Say what to do where a file cannot be written, and leave no half of it."""
-    try:
-        yield
-    except OSError as error:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise InputError(f"Cannot write {path}: {reason}. Free space there, or choose another folder.") from error
+        with result_file(folder / f"{prefix}_{name}_{index:04d}.png") as file:
+            save_image(picture.permute(2, 0, 1).cpu(), file, format="png")

@@ -20,6 +20,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 
 from nts_plugins import compat
 from nts_plugins.errors import InputError, describe
+from nts_plugins.files.whole import whole_file
 from nts_plugins.training import checkpoints
 from nts_plugins.training.memory import keep_freed_memory
 from nts_plugins.training.optimizers import scale_learning_rates
@@ -62,7 +63,7 @@ class SplatTrainerConfig(TrainerConfig):
         folder = self.get_base_dir()
         with _disk_explained(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            with checkpoints.written_whole(folder / "config.yml", workspace=folder) as file:
+            with whole_file(folder / "config.yml", workspace=folder) as file:
                 file.write(yaml.dump(self).encode("utf8"))
 
 

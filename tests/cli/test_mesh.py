@@ -88,6 +88,20 @@ def test_mistakes_are_explained(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_place_that_cannot_be_written_is_noticed_before_the_run_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="Cannot write .*mesh.ply.*another place"):
+        command.Mesh(tmp_path / "config.yml", tmp_path / "file" / "mesh.ply").run()
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_file_that_is_no_config_is_explained(tmp_path: Path) -> None:
+    other = tmp_path / "README.md"
+    other.write_text("# A scene\n\n- with: a list\n")
+    with pytest.raises(InputError, match="README.md is not the config.yml of a run"):
+        command.Mesh(other, tmp_path / "mesh.ply").run()
+
+
 def test_a_missing_run_is_explained(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="There is no file"):
         command.Mesh(tmp_path / "config.yml", tmp_path / "mesh.ply").run()

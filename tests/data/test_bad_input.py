@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from nts_plugins.data.checks import has_black_rim
+from nts_plugins.data.pictures import has_black_rim
 from nts_plugins.errors import InputError
 from tests import runs
 from tests.captures import load_meta, save_meta, write_capture
@@ -88,6 +88,10 @@ FAULTS = {
     "frames by name": (edit(lambda meta: meta.update(frames={"0": meta["frames"][0]})), "lists no images"),
     "missing points": (edit(lambda meta: meta.update(ply_file_path="no.ply")), "no file of seed points .*no.ply"),
     "fisheye": (edit(lambda meta: meta.update(camera_model="OPENCV_FISHEYE")), "OPENCV_FISHEYE.*pinhole.*[Uu]ndistort"),
+    "one fisheye frame": (
+        edit(lambda meta: meta["frames"][4].update(camera_model="OPENCV_FISHEYE")),
+        "images/004.png.* OPENCV_FISHEYE.*pinhole",
+    ),
     "panorama": (edit(lambda meta: meta.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR.*pinhole"),
     "unknown camera": (edit(lambda meta: meta.update(camera_model="KINOPTIK")), "unknown camera_model 'KINOPTIK'"),
     "no focal length": (edit(lambda meta: meta.pop("fl_x")), "fx not specified"),

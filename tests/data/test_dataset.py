@@ -10,8 +10,8 @@ import torch
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig
 from PIL import Image
 
-from nts_plugins.data.checks import read_mask
 from nts_plugins.data.dataset import SplatDataset
+from nts_plugins.data.pictures import read_mask
 from nts_plugins.errors import InputError
 from tests.captures import load_meta, save_meta, write_capture
 

@@ -2,6 +2,7 @@
 """The trainer around its loop: what it does when it cannot save, and on which device it trains."""
 
 import errno
+import os
 from pathlib import Path
 from typing import Any, Callable
 
@@ -113,7 +114,7 @@ def test_a_full_disk_at_the_start_leaves_no_run(capture: Path, tmp_path: Path, m
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match="Cannot write the run to .*No space left.*--output-dir"):
         runs.train("splat", capture, tmp_path / "outputs", 5, *OPTIONS)
     assert not (tmp_path / "outputs").exists()
