@@ -6,9 +6,6 @@ from typing import Any
 
 from nts_plugins.errors import InputError
 
-BEGINNING = b"!!python/object:"
-"""Of every config.yml that nerfstudio writes: it names the class of the run."""
-
 
 def load_run(config: Path) -> Any:
     """The pipeline of the run that a ``config.yml`` belongs to, with its newest checkpoint and without its pictures.
@@ -22,9 +19,8 @@ def load_run(config: Path) -> Any:
     """
     if not config.is_file():
         raise InputError(f"There is no file {config}. Training names the config.yml of its run at its end.")
-    with open(config, "rb") as file:
-        if file.read(len(BEGINNING)) != BEGINNING:
-            raise InputError(f"{config} is not the config.yml of a run. Training names it at its end.")
+    if not _names_a_class(config):
+        raise InputError(f"{config} is not the config.yml of a run. Training names it at its end.")
     from nerfstudio.utils.eval_utils import eval_setup
 
     from nts_plugins.models.splat import SplatModel
@@ -33,3 +29,14 @@ def load_run(config: Path) -> Any:
     if not isinstance(pipeline.model, SplatModel):
         raise InputError(f"{config} is of a method without splats of this package ({type(pipeline.model).__name__}).")
     return pipeline
+
+
+def _names_a_class(config: Path) -> bool:
+    """Whether a file is YAML of an object, as nerfstudio writes it; nothing in it is run."""
+    import yaml
+
+    try:
+        node = yaml.compose(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+    return node is not None and node.tag.startswith("tag:yaml.org,2002:python/object:")

@@ -64,8 +64,8 @@ def check_transforms_file(data: Path) -> None:
         data: the folder of the capture, or the file itself.
 
     Raises:
-        InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, or has a
-            frame without a usable pose.
+        InputError: where the file is missing, is no JSON, lists no frame, names points that are not there, has a frame
+            without a usable pose, or cameras that are no pinhole cameras.
     """
     path = transforms_file(data)
     if not path.is_file():
@@ -90,8 +90,8 @@ def check_transforms_file(data: Path) -> None:
         if not isinstance(name, str):
             raise InputError(f"Frame {index} of {path} has no 'file_path' that names its picture.")
         # nerfstudio reads the model of the whole file alone, and would take such a frame for a pinhole's.
-        if "camera_model" in frame:
-            _check_model(str(frame["camera_model"]), f"{name} in {path}")
+        if frame.get("camera_model") in CAMERA_MODEL_TO_TYPE:
+            _check_model(frame["camera_model"], f"{name} in {path}")
         _check_pose(frame.get("transform_matrix"), f"{name} in {path}")
 
 

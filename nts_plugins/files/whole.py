@@ -44,7 +44,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_file(path: Path, *, workspace: Optional[Path] = None) -> Iterator[BinaryIO]:
-    """A file to write to, which takes its place once it is complete; whatever interrupts it, nothing of it is left.
+    """A file to write to, which takes its place once it is complete. Of one that was interrupted nothing is left, but
+    for a hidden file after a kill, which the next one for the same place writes over.
 
     Args:
         path: of the file; one that is there already is replaced.
@@ -56,7 +57,7 @@ def whole_file(path: Path, *, workspace: Optional[Path] = None) -> Iterator[Bina
     if workspace is None:
         workspace = path.parent
         workspace.mkdir(parents=True, exist_ok=True)
-    partial = workspace / f".{path.name}.partial"
+    partial = workspace / _partial(path)
     try:
         with open(partial, "wb") as file:
             yield file
@@ -87,13 +88,18 @@ def result_file(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_place(path: Path) -> None:
-    """Notice before long work what :func:`result_file` would say after it, but for a disk that is full by then."""
+    """Notice before long work most of what :func:`result_file` would say after it. Leaves nothing behind."""
     with writing(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        folder = next(each for each in path.absolute().parents if each.exists())
+        probe = folder / _partial(path)
+        open(probe, "wb").close()
+        probe.unlink()
+
+
+def _partial(path: Path) -> str:
+    return f".{path.name}.partial"
 
 
 def _replace(work: Path, target: Path) -> None:

@@ -3,7 +3,7 @@
 
 import math
 import operator
-from typing import Any, List, Literal, Optional
+from typing import List, Literal, Optional
 
 import torch
 from torch import Tensor
@@ -97,10 +97,10 @@ def rasterize(
             check_textures(textures, n)
         if gaussians.color_channels != 3:
             raise ValueError(f"textures are of three colours, but the Gaussians have {gaussians.color_channels}.")
-    settings = _settings(
-        width, height, rules, sh_degree=sh_degree, depth=depth, antialiased=antialiased, absgrad=absgrad,
-        near_plane=near_plane, far_plane=far_plane, eps2d=eps2d, radius_clip=radius_clip,
-    )  # fmt: skip
+    settings = _checked(Settings(
+        width, height, rules or installed_rules(), sh_degree=sh_degree, depth=depth, antialiased=antialiased,
+        absgrad=absgrad, near_plane=near_plane, far_plane=far_plane, eps2d=eps2d, radius_clip=radius_clip,
+    ))  # fmt: skip
     module = load_backend(select_backend(gaussians.device, backend))
     return module.rasterize(gaussians, viewmats, Ks, settings, channels, background, channel_background, textures)
 
@@ -128,10 +128,10 @@ def lift(
     _check_tensors(gaussians, viewmats=viewmats, Ks=Ks, features=features)
     height, width = _check_maps(features, "features", viewmats, 4)
     _check_cameras(viewmats, Ks, width, height)
-    settings = _settings(
-        width, height, rules, antialiased=antialiased, near_plane=near_plane, far_plane=far_plane, eps2d=eps2d,
-        radius_clip=radius_clip,
-    )  # fmt: skip
+    settings = _checked(Settings(
+        width, height, rules or installed_rules(), antialiased=antialiased, near_plane=near_plane, far_plane=far_plane,
+        eps2d=eps2d, radius_clip=radius_clip,
+    ))  # fmt: skip
     module = load_backend(select_backend(gaussians.device, backend))
     with torch.no_grad():
         return module.lift(gaussians, viewmats, Ks, settings, features)
@@ -191,10 +191,10 @@ def lift_ids(
         raise ValueError(f"ids holds {largest}, but n_ids={n_ids}.")
     if n_ids > MOST_IDS:
         raise ValueError(f"ids up to {n_ids - 1} are too many, {MOST_IDS} can be told apart. Number them anew from 0.")
-    settings = _settings(
-        width, height, rules, antialiased=antialiased, near_plane=near_plane, far_plane=far_plane, eps2d=eps2d,
-        radius_clip=radius_clip,
-    )  # fmt: skip
+    settings = _checked(Settings(
+        width, height, rules or installed_rules(), antialiased=antialiased, near_plane=near_plane, far_plane=far_plane,
+        eps2d=eps2d, radius_clip=radius_clip,
+    ))  # fmt: skip
     module = load_backend(select_backend(gaussians.device, backend))
     with torch.no_grad():
         return module.lift_ids(gaussians, viewmats, Ks, settings, ids, n_ids)
@@ -256,9 +256,8 @@ def _check_lens(rows: List[List[float]], name: str) -> None:
         )
 
 
-def _settings(width: int, height: int, rules: Optional[Rules], **others: Any) -> Settings:
-    """What backends are told, checked."""
-    settings = Settings(width=width, height=height, rules=rules or installed_rules(), **others)
+def _checked(settings: Settings) -> Settings:
+    """The same, where its numbers make sense."""
     near, far = settings.near_plane, settings.far_plane
     if not 0 < near < far:
         raise ValueError(f"near_plane={near} and far_plane={far} must be above zero, the far one farther.")

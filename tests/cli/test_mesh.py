@@ -95,9 +95,16 @@ def test_a_place_that_cannot_be_written_is_noticed_before_the_run_is_read(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_file_that_is_no_config_is_explained(tmp_path: Path) -> None:
+def test_a_run_that_cannot_be_read_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="There is no file"):
+        command.Mesh(tmp_path / "config.yml", tmp_path / "new" / "mesh.ply").run()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("content", [b"# A scene\n\n- with: a list\n", b"", b"ply\n\xff\xfe", b"!!python/object:a {"])
+def test_a_file_that_is_no_config_is_explained(tmp_path: Path, content: bytes) -> None:
     other = tmp_path / "README.md"
-    other.write_text("# A scene\n\n- with: a list\n")
+    other.write_bytes(content)
     with pytest.raises(InputError, match="README.md is not the config.yml of a run"):
         command.Mesh(other, tmp_path / "mesh.ply").run()
 

@@ -31,10 +31,12 @@ def test_what_interrupts_leaves_the_file_before(tmp_path: Path) -> None:
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_bytes(b"mine")
-    for path in (taken / "file", tmp_path):
+    for path in (taken / "file", taken / "folder" / "file", tmp_path):
         with pytest.raises(InputError, match="Cannot write .*another place"):
             check_place(path)
         with pytest.raises(InputError, match="Cannot write .*another place"), result_file(path) as file:
             file.write(b"content")
+    with pytest.raises(InputError, match="Cannot write .*too long"):
+        check_place(tmp_path / ("a" * 250))
     check_place(tmp_path / "new" / "file")
-    assert taken.read_bytes() == b"mine" and not list((tmp_path / "new").iterdir())
+    assert taken.read_bytes() == b"mine" and list(tmp_path.iterdir()) == [taken]
