@@ -26,6 +26,8 @@ PANEL = 320
 """Width in pixels of the control panel at the right edge."""
 SIZE = (900, 640)
 """Of the browser's window."""
+STILL = 3
+"""Screenshots in a row, 0.4 s apart, that look like the one before when a picture counts as finished."""
 
 
 class Served:
@@ -89,15 +91,19 @@ class ViewerPage:
         return np.asarray(shot.crop((0, 60, width - PANEL, height - 60)), dtype=np.float32) / 255
 
     def settled(self, accept: Callable[[np.ndarray], bool], what: str, timeout: float = 60.0) -> np.ndarray:
-        """The first picture that ``accept`` takes and that no longer changes (the viewer refines what it draws)."""
-        last: Optional[np.ndarray] = None
+        """The first picture that ``accept`` takes and that no longer changes: the viewer refines what it draws, and
+        on a busy machine what it drew first stands for a while."""
+        before: Optional[np.ndarray] = None
+        still = 0
         until = time.monotonic() + timeout
         while time.monotonic() < until:
             self.served.assert_healthy()
             current = self.picture()
-            if last is not None and accept(current) and float(np.abs(current - last).mean()) < 2e-3:
+            same = before is not None and float(np.abs(current - before).mean()) < 2e-3
+            still = still + 1 if same and accept(current) else 0
+            if still == STILL:
                 return current
-            last = current
+            before = current
             time.sleep(0.4)
         raise AssertionError(f"waited {timeout:.0f} s for {what}\n{self.served.output()}")
 
