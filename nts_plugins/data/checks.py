@@ -90,8 +90,8 @@ def check_transforms_file(data: Path) -> None:
         if not isinstance(name, str):
             raise InputError(f"Frame {index} of {path} has no 'file_path' that names its picture.")
         # nerfstudio reads the model of the whole file alone, and would take such a frame for a pinhole's.
-        if frame.get("camera_model") in CAMERA_MODEL_TO_TYPE:
-            _check_model(frame["camera_model"], f"{name} in {path}")
+        if str(frame.get("camera_model")) in CAMERA_MODEL_TO_TYPE:
+            _check_model(str(frame["camera_model"]), f"{name} in {path}")
         _check_pose(frame.get("transform_matrix"), f"{name} in {path}")
 
 

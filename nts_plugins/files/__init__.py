@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scenes as files that do not need nerfstudio: ``load`` reads what ``nts export`` writes; docs/scene-files.md says how.
 
-Both names are loaded when they are first asked for, because ``whole``, which needs none of them, is for everyone.
+Both names are loaded when they are first asked for, because ``whole``, which needs neither torch nor numpy, is for
+everyone.
 """
 
 import importlib

@@ -92,6 +92,15 @@ FAULTS = {
         edit(lambda meta: meta["frames"][4].update(camera_model="OPENCV_FISHEYE")),
         "images/004.png.* OPENCV_FISHEYE.*pinhole",
     ),
+    "fisheye frame after one of lists": (
+        edit(
+            lambda meta: (
+                meta["frames"][0].update(camera_model=[]),
+                meta["frames"][4].update(camera_model="FISHEYE624"),
+            )
+        ),
+        "images/004.png.* FISHEYE624.*pinhole",
+    ),
     "panorama": (edit(lambda meta: meta.update(camera_model="EQUIRECTANGULAR")), "EQUIRECTANGULAR.*pinhole"),
     "unknown camera": (edit(lambda meta: meta.update(camera_model="KINOPTIK")), "unknown camera_model 'KINOPTIK'"),
     "no focal length": (edit(lambda meta: meta.pop("fl_x")), "fx not specified"),
