@@ -46,7 +46,17 @@ def _reason_to_skip(marker: str) -> Optional[str]:
     return None if chromium_program() else "needs chromium: apt-get install chromium"
 
 
-def pytest_collection_modifyitems(items: "list[pytest.Item]") -> None:
+def _shared_work(item: pytest.Item) -> str:
+    """Tests of one group go to one process: those of a method share its training, those of a module its fixtures."""
+    parameters = getattr(getattr(item, "callspec", None), "params", {})
+    return str(parameters.get("method") or item.path)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: "list[pytest.Item]") -> None:
+    if hasattr(config, "workerinput"):  # one of several processes (pytest -n): the longest work first
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+        for item in items:
+            item.add_marker(pytest.mark.xdist_group(_shared_work(item)))
     for marker in ("gpu", "capture", "browser"):
         marked = [item for item in items if item.get_closest_marker(marker)]
         reason = _reason_to_skip(marker) if marked else None

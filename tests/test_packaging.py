@@ -55,7 +55,7 @@ def test_one_version() -> None:
 
 def test_ci_runs_the_command_of_the_readme() -> None:
     readme, ci = ((REPOSITORY / name).read_text() for name in ("README.md", ".ci/run"))
-    install, test = "pip install -e '.[test]'", "pytest"
+    install, test = "pip install -e '.[test]'", "pytest -n 2"
     assert f"\n{install} && {test}\n" in readme
     commands = [line.strip().replace(" --quiet", "") for line in ci.splitlines()]
     assert install in commands

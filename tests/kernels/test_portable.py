@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from llvmlite import binding
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROGRAM = """
@@ -57,11 +58,22 @@ print("drawn with", vectors.LANES)
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="others have one kind of vectors")
-@pytest.mark.parametrize(("processor", "needs"), [("x86-64", "sse2"), ("haswell", "avx2")])
-def test_kernels_of_other_processors(processor: str, needs: str, tmp_path: Path) -> None:
-    """x86-64 has neither AVX nor fused multiply-add, haswell has both and no AVX-512."""
-    if not binding.get_host_cpu_features().get(needs):
+@pytest.mark.parametrize(
+    ("processor", "needs", "own"), [("x86-64", "sse2", "avx"), ("haswell", "avx2", "avx512f")], ids=lambda each: each
+)
+def test_kernels_of_other_processors(processor: str, needs: str, own: str, tmp_path: Path) -> None:
+    """x86-64 has neither AVX nor fused multiply-add, haswell has both and no AVX-512.
+
+    Args:
+        processor: LLVM's name of it.
+        needs: what this processor must have to run its code.
+        own: without it this processor is of that kind itself, and all other tests run such kernels.
+    """
+    here = binding.get_host_cpu_features()
+    if not here.get(needs):
         pytest.skip(f"this processor has no {needs}")
+    if not here.get(own):
+        pytest.skip("this processor is of that kind, and so are the kernels of all other tests")
     portable = {"NUMBA_CPU_NAME": processor, "NTS_CPU_LANES": "8", "NUMBA_CACHE_DIR": str(tmp_path)}
     environment = {**os.environ, **portable, "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-c", PROGRAM]

@@ -16,17 +16,17 @@ from .fake_gsplat import FakeGsplat
 from .scenes import Scene, scene, textured
 
 SCENES = {
-    "products": lambda: textured(scene(40, sh_degree=2, channels=2, cameras_=2, width=21, height=18, seed=16)),
-    "tanh": lambda: textured(scene(40, width=21, height=18, seed=17), texels=8, product_tanh=True),
-    "moves": lambda: textured(scene(40, width=21, height=18, seed=18), texels=4, moves_splats=True),
+    "products": lambda: textured(scene(20, sh_degree=2, channels=2, cameras_=2, width=21, height=18, seed=16)),
+    "tanh": lambda: textured(scene(20, width=21, height=18, seed=17), texels=8, product_tanh=True),
+    "moves": lambda: textured(scene(20, width=21, height=18, seed=18), texels=4, moves_splats=True),
     "one plane": lambda: textured(
-        scene(40, cameras_=2, width=21, height=18, seed=20), texels=3, planes=1, amplitudes=(1.0, 1.0, 1.0, 3.0)
+        scene(20, cameras_=2, width=21, height=18, seed=20), texels=3, planes=1, amplitudes=(1.0, 1.0, 1.0, 3.0)
     ),
-    "one plane moves": lambda: textured(scene(40, width=21, height=18, seed=21), texels=6, planes=1, moves_splats=True),
+    "one plane moves": lambda: textured(scene(20, width=21, height=18, seed=21), texels=6, planes=1, moves_splats=True),
     "tanh of one plane moves": lambda: textured(
-        scene(30, width=18, height=9, seed=22), 1.0, planes=1, moves_splats=True, product_tanh=True
+        scene(20, width=18, height=9, seed=22), 1.0, planes=1, moves_splats=True, product_tanh=True
     ),
-    "tanh moves": lambda: textured(scene(30, width=18, height=9, seed=19), 1.0, moves_splats=True, product_tanh=True),
+    "tanh moves": lambda: textured(scene(20, width=18, height=9, seed=19), 1.0, moves_splats=True, product_tanh=True),
     "none": lambda: textured(scene(20, width=18, height=9, seed=20), 0.0),
 }
 

@@ -10,6 +10,7 @@ import pytest
 
 from .interpreted_triton import SCENES
 
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 

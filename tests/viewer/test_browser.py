@@ -16,7 +16,7 @@ from tests import captures, runs
 
 from .browser import ViewerPage, open_viewer, serve, wait_until
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
