@@ -90,7 +90,7 @@ class ViewerPage:
         width, height = shot.size
         return np.asarray(shot.crop((0, 60, width - PANEL, height - 60)), dtype=np.float32) / 255
 
-    def settled(self, accept: Callable[[np.ndarray], bool], what: str, timeout: float = 60.0) -> np.ndarray:
+    def settled(self, accept: Callable[[np.ndarray], bool], what: str, timeout: float = 120.0) -> np.ndarray:
         """The first picture that ``accept`` takes and that no longer changes: the viewer refines what it draws, and
         on a busy machine what it drew first stands for a while."""
         before: Optional[np.ndarray] = None

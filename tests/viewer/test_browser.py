@@ -52,6 +52,11 @@ def difference(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.abs(first - second).mean())
 
 
+def returned(now: np.ndarray, first: np.ndarray, other: np.ndarray) -> bool:
+    """Back at ``first`` from ``other``. On a busy machine ``first`` may be a coarse drawing, equalled by none later."""
+    return 3 * difference(now, first) < difference(now, other)
+
+
 def test_trained_scene_in_the_viewer(chromium: str, run: Path, tmp_path: Path) -> None:
     with serve(["ns-viewer", "--load-config", str(run / "config.yml")], tmp_path) as served:
         with open_viewer(chromium, served) as page:
@@ -77,10 +82,10 @@ def test_trained_scene_in_the_viewer(chromium: str, run: Path, tmp_path: Path) -
             assert page.options("Show") == ["Scene", *TEXTURE_LOOKS]
             for name in ("Texture opacity", "Splat outlines"):
                 page.choose("Show", name)
-                page.settled(lambda now: difference(now, rgb) > 0.003, name)
+                look = page.settled(lambda now: difference(now, rgb) > 0.003, name)
                 keep(page, name.replace(" ", "_"))
             page.choose("Show", "Scene")
-            page.settled(lambda now: difference(now, rgb) < 0.002, "the scene to come back")
+            page.settled(lambda now: returned(now, rgb, look), "the scene to come back")
             page.slide("Splat size", "Home")
             page.settled(lambda now: difference(now, rgb) > 0.01, "the splats to shrink")
             keep(page, "small")
@@ -98,11 +103,11 @@ def test_viewer_while_training(chromium: str, capture: Path, tmp_path: Path) -> 
     command = ["ns-train", "splat", "--data", str(capture), "--output-dir", str(tmp_path), "--vis", "viewer"]
     with serve(command, tmp_path) as served:
         with open_viewer(chromium, served) as page:
-            wait_until(lambda: shows_scene(page.picture()), 60, "the scene to be drawn during training", served)
+            wait_until(lambda: shows_scene(page.picture()), 120, "the scene to be drawn during training", served)
             began = step_shown(page)
             for _ in range(4):
                 page.drag(40, 15)
-            wait_until(lambda: step_shown(page) > began + 30, 60, "training to go on", served)
+            wait_until(lambda: step_shown(page) > began + 30, 120, "training to go on", served)
             assert shows_scene(page.picture())
             keep(page, "training")
             assert page.errors == []
@@ -129,8 +134,6 @@ def test_the_time_slider_moves_the_scene(chromium: str, tmp_path: Path) -> None:
             last = page.settled(lambda now: shows_scene(now) and difference(now, first) > 0.005, "the last moment")
             keep(page, "time_1")
             page.slide("Time", "Home")
-            page.settled(
-                lambda now: 3 * difference(now, first) < difference(now, last), "the first moment to come back"
-            )
+            page.settled(lambda now: returned(now, first, last), "the first moment to come back")
             assert page.errors == []
         served.assert_healthy()
