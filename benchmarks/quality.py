@@ -33,12 +33,13 @@ from nts_plugins.evaluation.metrics import psnr
 REPOSITORY = Path(__file__).resolve().parent.parent
 PARSERS = {"nerf_chair": ["blender-data", "--alpha-color", "black"]}
 """Dataparser of scenes that are not in nerfstudio's own format."""
-GALLERIES = {
-    "gallery": [],
-    "gallery-dynamic": ["--dynamic", "--views", "200"],
-    "gallery-filmed": ["--dynamic", "--views", "200", "--cameras", "4"],
+SAMPLES = {
+    "gallery": ["gallery"],
+    "gallery-dynamic": ["gallery", "--dynamic", "--views", "200"],
+    "gallery-filmed": ["gallery", "--dynamic", "--views", "200", "--cameras", "4"],
+    "dancer": ["dancer"],
 }
-"""Scenes that are made on the spot, with options of ``nts sample gallery``. What moves is filmed by one camera, or by
+"""Scenes that are made on the spot, with their options of ``nts sample``. What moves is filmed by one camera, or by
 four at once. In 60 pictures of one the pendulum is up to 9 cm farther in the next one, and each thing is in view in a
 few only."""
 RIM = 0.03
@@ -194,10 +195,11 @@ def write(report: Report, progress: Progress) -> Path:
 
 
 def locate(case: Case, work: Path) -> Optional[Path]:
-    """Folder of the scene's data; makes a gallery where it is asked for. None, with a notice, where it is missing."""
-    if case.scene in GALLERIES:
+    """Folder of the scene's data; makes a sample where one is asked for. None, with a notice, where it is missing."""
+    if case.scene in SAMPLES:
         folder = work / "data" / case.scene
-        command = ["nts", "sample", "gallery", str(folder), *GALLERIES[case.scene]]
+        scene, *options = SAMPLES[case.scene]
+        command = ["nts", "sample", scene, str(folder), *options]
         run_command(command, work / "logs" / f"{case.scene}.log")
         return folder
     captures = Path(os.environ.get("NTS_TEST_DATA") or REPOSITORY.parent / "shared" / "data")

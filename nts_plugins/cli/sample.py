@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``nts sample gallery DIR``: make a capture to train on, with nothing to download."""
+"""``nts sample SCENE DIR``: make a capture to train on, with nothing to download."""
 
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from typing import Callable, Dict, Iterator, Literal, Optional, Tuple
 import tyro
 
 from nts_plugins.errors import InputError
-from nts_plugins.samples import GalleryConfig
+from nts_plugins.samples import SampleConfig
 
-_DEFAULT = GalleryConfig()
-_STAGES = {"room": "Room", "light": "Light", "pictures": "Pictures", "seed points": "Seed points"}
+_DEFAULT = SampleConfig()
+_STAGES = {"scene": "Scene", "light": "Light", "pictures": "Pictures", "seed points": "Seed points"}
 
 
 @dataclass
@@ -23,28 +23,29 @@ class Sample:
     ns-train splat --data DIR
     """
 
-    scene: tyro.conf.Positional[Literal["gallery"]]
-    """What to make: an art gallery."""
+    scene: tyro.conf.Positional[Literal["gallery", "dancer"]]
+    """What to make: an art gallery, or a dancer in a studio, filmed from all around."""
     folder: tyro.conf.Positional[Path]
     """Folder to make."""
-    views: int = _DEFAULT.views
-    """Photographs to take, held-out ones included."""
+    views: Optional[int] = None
+    """Photographs to take, held-out ones included: 60 of the gallery, 200 of the dancer."""
     test_every: int = _DEFAULT.test_every
     """Every so many views one is held out for evaluation; 0 holds none out."""
-    size: str = f"{_DEFAULT.width}x{_DEFAULT.height}"
-    """Width and height of the pictures, pixels."""
+    size: Optional[str] = None
+    """Width and height of the pictures, pixels: 480x360 of the gallery, 240x240 of the dancer."""
     seed: int = _DEFAULT.seed
     """Changes the walk's wobble, the textures' noise and the seed points."""
     dynamic: bool = False
-    """Let some objects move, and give each view a time from 0 to 1."""
-    cameras: int = _DEFAULT.cameras
-    """With --dynamic: how many film at once, each along its share of the walk."""
-    fov: float = _DEFAULT.fov
-    """Horizontal field of view, degrees."""
+    """Let some things of the gallery move, and give each view a time from 0 to 1. The dancer always moves."""
+    cameras: Optional[int] = None
+    """Where things move: how many film at once, each along its share of the way. 1 in the gallery, 10 around the
+    dancer."""
+    fov: Optional[float] = None
+    """Horizontal field of view, degrees: 72 in the gallery, 46 of the dancer."""
     samples: int = _DEFAULT.samples
     """Rays along each side of a pixel, for smooth edges."""
-    points: int = _DEFAULT.points
-    """Seed points to aim for."""
+    points: Optional[int] = None
+    """Seed points to aim for: 12 000 in the gallery, 6000 of the dancer."""
     pixel_noise: float = _DEFAULT.pixel_noise
     """Error of the features that seed points are triangulated from, pixels."""
     outliers: float = _DEFAULT.outliers
@@ -56,7 +57,7 @@ class Sample:
 
     def run(self) -> int:
         """Write the sample and say what to do with it. Raises InputError when it cannot be written."""
-        from nts_plugins.samples import PhotographMissing, SampleError, write_gallery
+        from nts_plugins.samples import PhotographMissing, SampleError, write_sample
 
         try:
             config = self._config()
@@ -64,7 +65,7 @@ class Sample:
             raise InputError(str(error)) from error
         try:
             with _progress() as progress:
-                written = write_gallery(
+                written = write_sample(
                     self.folder, config, overwrite=self.overwrite, threads=self.threads, progress=progress
                 )
         except (SampleError, PhotographMissing) as error:
@@ -74,19 +75,20 @@ class Sample:
         print(f"{self.folder} {state}: {config.views} views, {held_out} of them held out.")
         if held_out == 0:
             print("ns-eval will score the views that were trained on: a lower --test-every holds some out.")
-        method = "splat-dynamic" if self.dynamic else "splat"
+        method = "splat-dynamic" if config.dynamic else "splat"
         print(f"Train on it with: ns-train {method} --data {self.folder}")
         return 0
 
-    def _config(self) -> GalleryConfig:
-        width, height = parse_size(self.size)
-        return GalleryConfig(
+    def _config(self) -> SampleConfig:
+        width, height = parse_size(self.size) if self.size is not None else (None, None)
+        return SampleConfig.of(
+            self.scene,
             views=self.views,
             test_every=self.test_every,
             width=width,
             height=height,
             seed=self.seed,
-            dynamic=self.dynamic,
+            dynamic=self.dynamic or None,
             cameras=self.cameras,
             fov=self.fov,
             samples=self.samples,

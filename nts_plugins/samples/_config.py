@@ -4,10 +4,19 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Dict, Optional
 
+SCENES: Dict[str, Dict[str, Any]] = {
+    "gallery": {},
+    "dancer": {
+        **{"views": 200, "dynamic": True, "cameras": 10},
+        **{"width": 240, "height": 240, "fov": 46.0, "points": 6000},
+    },
+}
+"""What can be made, and which options of it begin with other values than those below."""
+
 
 @dataclass(frozen=True)
-class GalleryConfig:
-    """Options of the gallery. Equal options make equal bytes.
+class SampleConfig:
+    """Options of a sample; :meth:`of` begins with those of its scene. Equal options make equal bytes.
 
     Raises:
         ValueError: when an option is out of its range, naming it.
@@ -22,7 +31,7 @@ class GalleryConfig:
     height: int = 360
     """Pixels."""
     seed: int = 0
-    """Changes the walk's wobble, the textures' noise and the seed points; never the room's plan."""
+    """Changes the walk's wobble, the textures' noise and the seed points; never the room's plan, nor the dance."""
     dynamic: bool = False
     """Some objects move, and each view has a time in [0, 1]."""
     cameras: int = 1
@@ -37,6 +46,14 @@ class GalleryConfig:
     """Standard deviation, pixels, of the feature positions that the seed points are triangulated from."""
     outliers: float = 0.02
     """Fraction of seed points that are wrong matches."""
+    scene: str = "gallery"
+    """One of ``SCENES``."""
+
+    @classmethod
+    def of(cls, scene: str, **options: Any) -> "SampleConfig":
+        """Options of a scene; those that are not given, or None, are as they suit it."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return cls(**{**SCENES.get(scene, {}), **given, "scene": scene})
 
     def __post_init__(self) -> None:
         limits = {
@@ -55,7 +72,11 @@ class GalleryConfig:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"The gallery's {name} is {value}, but must be between {low} and {high}.")
+                raise ValueError(f"The {self.scene}'s {name} is {value}, but must be between {low} and {high}.")
+        if self.scene not in SCENES:
+            raise ValueError(f"There is no sample {self.scene!r}, only {', '.join(SCENES)}.")
+        if self.scene == "dancer" and not self.dynamic:
+            raise ValueError("The dancer always moves: dynamic cannot be off.")
         if self.test_every == 1:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
         if self.cameras > 1 and not self.dynamic:

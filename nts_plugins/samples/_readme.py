@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text that goes into the folder of a sample."""
 
-README = """\
-# A sample capture made by `nts sample gallery`
+_TEXT = """\
+# A sample capture made by `nts sample SCENE`
 
 Train on it with `ns-train METHOD --data THIS_FOLDER`.
 
@@ -24,7 +24,14 @@ at +0.5. Pictures are computed, so everything below is exact up to the rounding 
 
 Held-out views are listed as `val_filenames` and `test_filenames`, and nothing but their picture and pose depends on
 them.
+"""
 
+_PHOTOGRAPHS = """
 The photographs on the walls, the gravel and the grass come from scikit-image's package and are in the public domain
 or CC0; `sample.json` names the source of each. Everything else is computed.
 """
+
+
+def readme(scene: str) -> str:
+    """The text for a scene."""
+    return _TEXT.replace("SCENE", scene) + (_PHOTOGRAPHS if scene == "gallery" else "")

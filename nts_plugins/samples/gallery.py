@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nts_plugins.samples import textures
-from nts_plugins.samples._config import GalleryConfig
+from nts_plugins.samples._config import SampleConfig
 from nts_plugins.samples.cameras import Camera, focal_from_fov, look_at
 from nts_plugins.samples.photographs import PHOTOGRAPHS
 from nts_plugins.samples.scene import Bob, Light, Material, Motion, Roll, Scene, Spin, Swing, turn
@@ -35,7 +35,7 @@ EYE_LEVEL = 1.55
 UP = np.array([0.0, 0.0, 1.0])
 
 
-def build_gallery(config: GalleryConfig) -> Scene:
+def build_gallery(config: SampleConfig) -> Scene:
     """The room with everything in it."""
     scene = Scene()
     _build_room(scene, config.seed)
@@ -48,7 +48,7 @@ def build_gallery(config: GalleryConfig) -> Scene:
     return scene
 
 
-def walk(config: GalleryConfig) -> List[Camera]:
+def walk(config: SampleConfig) -> List[Camera]:
     """The cameras of a stroll: two rounds at changing distance and height, the gaze swaying across the room."""
     focal = focal_from_fov(config.width, config.fov)
     wobble = np.random.default_rng(config.seed).uniform(-1.0, 1.0, (config.views, 4))

@@ -172,15 +172,18 @@ class Spin:
 
 @dataclass(frozen=True)
 class Swing:
-    """A pendulum that starts at rest in the middle."""
+    """A pendulum, in the middle of its swing at time 0 unless it has a phase."""
 
     pivot: Vector
     axis: Vector
     degrees: float
     cycles: float
+    phase: float = 0.0
+    """Share of a cycle that it is ahead at time 0."""
 
     def at(self, time: float) -> NDArray[np.float64]:
-        return about(self.pivot, turn(self.axis, self.degrees * np.sin(2.0 * np.pi * self.cycles * time)))
+        start, now = np.sin(2.0 * np.pi * np.array([self.phase, self.cycles * time + self.phase]))
+        return about(self.pivot, turn(self.axis, self.degrees * (now - start)))
 
 
 @dataclass(frozen=True)
@@ -214,3 +217,14 @@ class Bob:
         matrix = np.eye(4)
         matrix[:3, 3] = np.asarray(self.way) * np.sin(2.0 * np.pi * self.cycles * time)
         return matrix
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Moves on something that moves itself, as a forearm on an arm. Pivots are where they are at time 0."""
+
+    motion: Motion
+    carrier: Motion
+
+    def at(self, time: float) -> NDArray[np.float64]:
+        return self.carrier.at(time) @ self.motion.at(time)

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 
 from nts_plugins.errors import describe
 from nts_plugins.files.whole import remove_leftovers, whole_folder
-from nts_plugins.samples._config import GalleryConfig
-from nts_plugins.samples._readme import README
+from nts_plugins.samples._config import SampleConfig
+from nts_plugins.samples._readme import readme
 from nts_plugins.samples._threads import in_threads
 from nts_plugins.samples.cameras import Camera
+from nts_plugins.samples.dancer import build_dancer, circle
 from nts_plugins.samples.gallery import build_gallery, walk
 from nts_plugins.samples.photographs import PHOTOGRAPHS
 from nts_plugins.samples.scene import Scene, solid_to_world
@@ -23,7 +24,9 @@ from nts_plugins.samples.seeds import SeedFinder, SeedPoints
 from nts_plugins.samples.surface import SurfaceFinder
 from nts_plugins.samples.tracer import Tracer, View
 
-GENERATOR = "nts sample gallery"
+MAKERS = {"gallery": (build_gallery, walk), "dancer": (build_dancer, circle)}
+"""Of every scene, what builds it and what places its cameras."""
+GENERATOR = "nts sample {}"
 VERSION = 5
 """Raise it when the same options make other bytes."""
 
@@ -35,15 +38,15 @@ class SampleError(RuntimeError):
     """The sample cannot be written here; the message says why and what to do."""
 
 
-def write_gallery(
+def write_sample(
     folder: Path,
-    config: Optional[GalleryConfig] = None,
+    config: Optional[SampleConfig] = None,
     *,
     overwrite: bool = False,
     threads: Optional[int] = None,
     progress: Optional[Progress] = None,
 ) -> bool:
-    """Write the gallery. The folder appears complete or not at all.
+    """Write a sample. The folder appears complete or not at all.
 
     Args:
         folder: where; it must be missing, empty, or hold the same sample already.
@@ -59,7 +62,7 @@ def write_gallery(
         SampleError: when the folder holds something else, or cannot be written.
         PhotographMissing: when scikit-image's package is not complete.
     """
-    config = config or GalleryConfig()
+    config = config or SampleConfig()
     if threads is not None and threads < 1:
         raise SampleError(f"threads is {threads}, but at least one is needed.")
     target = Path(folder).expanduser().resolve()
@@ -112,16 +115,17 @@ def _manifest(target: Path) -> Optional[Dict[str, Any]]:
         manifest = json.loads((target / "sample.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("generator") == GENERATOR else None
+    ours = [GENERATOR.format(scene) for scene in MAKERS]
+    return manifest if isinstance(manifest, dict) and manifest.get("generator") in ours else None
 
 
-def _is_finished(target: Path, config: GalleryConfig) -> bool:
+def _is_finished(target: Path, config: SampleConfig) -> bool:
     """Whether the same sample is there, every file as it was written."""
     manifest = _manifest(target)
     if manifest is None or manifest.get("version") != VERSION:
         return False
     # An option that is younger than the sample was at its default.
-    if {**GalleryConfig().to_json(), **manifest.get("options", {})} != config.to_json():
+    if {**SampleConfig().to_json(), **manifest.get("options", {})} != config.to_json():
         return False
     files = manifest.get("sha256", {})
     return all((target / name).is_file() and _digest(target / name) == digest for name, digest in files.items())
@@ -131,11 +135,12 @@ def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> None:
+def _write(work: Path, config: SampleConfig, threads: int, tell: Progress) -> None:
     """Everything, in the order in which it is needed; ``sample.json`` with the digests comes last."""
-    tell("room", 0, 1)
-    scene, cameras = build_gallery(config), walk(config)
-    tell("room", 1, 1)
+    tell("scene", 0, 1)
+    build, place = MAKERS[config.scene]
+    scene, cameras = build(config), place(config)
+    tell("scene", 1, 1)
     tell("light", 0, 1)
     tracer = Tracer(
         scene,
@@ -168,23 +173,23 @@ def _write(work: Path, config: GalleryConfig, threads: int, tell: Progress) -> N
     _write_json(work / "instances.json", _instances(scene))
     if config.dynamic:
         _write_json(work / "motions.json", _motions(scene, config))
-    (work / "README.md").write_text(README, encoding="utf-8")
+    (work / "README.md").write_text(readme(config.scene), encoding="utf-8")
     files = sorted(path for path in work.rglob("*") if path.is_file())
     manifest = {
-        "generator": GENERATOR,
+        "generator": GENERATOR.format(config.scene),
         "version": VERSION,
         "options": config.to_json(),
         "seed_points": len(points.xyz),
         "photographs": {
             key: {"file": entry.file, "shows": entry.shows, "licence": entry.licence, "source": entry.source}
-            for key, entry in PHOTOGRAPHS.items()
+            for key, entry in (PHOTOGRAPHS.items() if config.scene == "gallery" else ())
         },
         "sha256": {path.relative_to(work).as_posix(): _digest(path) for path in files},
     }
     _write_json(work / "sample.json", manifest)
 
 
-def light_texel(config: GalleryConfig) -> float:
+def light_texel(config: SampleConfig) -> float:
     """Metres that a texel of the light maps covers: finer pictures get finer shadows."""
     return float(np.clip(0.04 * 480.0 / config.width, 0.03, 0.16))
 
@@ -194,7 +199,7 @@ def frame_name(view: int) -> str:
     return f"frame_{view + 1:05d}.png"
 
 
-def transforms(config: GalleryConfig, cameras: List[Camera], ply: Optional[str]) -> Dict[str, Any]:
+def transforms(config: SampleConfig, cameras: List[Camera], ply: Optional[str]) -> Dict[str, Any]:
     """nerfstudio's ``transforms.json``: OpenGL camera-to-world matrices, metres, z up.
 
     nerfstudio wants at least one view in each split, so without held-out views it evaluates on those it trains on.
@@ -246,7 +251,7 @@ def _instances(scene: Scene) -> Dict[str, Any]:
     }
 
 
-def _motions(scene: Scene, config: GalleryConfig) -> Dict[str, Any]:
+def _motions(scene: Scene, config: SampleConfig) -> Dict[str, Any]:
     """Of every moving instance, the world-to-world matrix since time 0, frame by frame."""
     movers = {solid.instance: solid for solid in scene.solids if solid.motion is not None}
     result = {}
@@ -286,7 +291,7 @@ def _read_png(path: Path) -> NDArray:
     return pixels[..., ::-1] if pixels.ndim == 3 else pixels
 
 
-def _find_seeds(work: Path, config: GalleryConfig, cameras: List[Camera], tell: Progress) -> SeedPoints:
+def _find_seeds(work: Path, config: SampleConfig, cameras: List[Camera], tell: Progress) -> SeedPoints:
     """Seed points from the training views alone, read back from the disk one at a time."""
     train = [view for view in range(config.views) if not config.is_test(view)]
     # Somewhat more than half of the candidates survive; the rest of the factor is for spare.

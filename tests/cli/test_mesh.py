@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from nts_plugins.cli import mesh as command
 from nts_plugins.cli.main import USER_ERROR, main
 from nts_plugins.errors import InputError
-from nts_plugins.samples import GalleryConfig, write_gallery
+from nts_plugins.samples import SampleConfig, write_sample
 from tests import runs
 
 pytest.importorskip("open3d")
@@ -21,7 +21,7 @@ pytest.importorskip("open3d")
 @pytest.fixture(scope="module")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data") / "gallery"
-    write_gallery(folder, GalleryConfig(views=12, test_every=6, width=96, height=72, samples=1))
+    write_sample(folder, SampleConfig(views=12, test_every=6, width=96, height=72, samples=1))
     return folder
 
 

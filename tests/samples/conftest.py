@@ -3,10 +3,10 @@
 
 import pytest
 
-from nts_plugins.samples import GalleryConfig, Tracer, build_gallery, walk
+from nts_plugins.samples import SampleConfig, Tracer, build_gallery, walk
 
-SMALL = GalleryConfig(views=12, width=96, height=72, samples=2)
-MOVING = GalleryConfig(views=9, width=96, height=72, samples=1, dynamic=True)
+SMALL = SampleConfig(views=12, width=96, height=72, samples=2)
+MOVING = SampleConfig(views=9, width=96, height=72, samples=1, dynamic=True)
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from nts_plugins.samples import GalleryConfig, Scene, Tracer, look_at, walk
+from nts_plugins.samples import SampleConfig, Scene, Tracer, look_at, walk
 from nts_plugins.samples.cameras import Camera
 from nts_plugins.samples.color import to_linear, to_srgb
 from nts_plugins.samples.gallery import EYE_LEVEL, HALF_X, HALF_Y, HEIGHT
@@ -254,11 +254,11 @@ def test_srgb_and_linear_are_inverse():
 )
 def test_options_out_of_range_are_named(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        GalleryConfig(**wrong)
+        SampleConfig(**wrong)
 
 
 def test_held_out_views_lie_between_training_views():
-    config = GalleryConfig(views=60, test_every=8)
+    config = SampleConfig(views=60, test_every=8)
     held_out = [view for view in range(60) if config.is_test(view)]
     assert held_out == [4, 12, 20, 28, 36, 44, 52]
-    assert not any(GalleryConfig(test_every=0).is_test(view) for view in range(60))
+    assert not any(SampleConfig(test_every=0).is_test(view) for view in range(60))

@@ -16,25 +16,25 @@ import pytest
 
 from nts_plugins import compat
 from nts_plugins.files import whole as folder_module
-from nts_plugins.samples import GalleryConfig, SampleError, Tracer, build_gallery, walk, write_gallery
+from nts_plugins.samples import SampleConfig, SampleError, Tracer, build_gallery, walk, write_sample
 from nts_plugins.samples import writer as writer_module
 from nts_plugins.samples.photographs import PHOTOGRAPHS, PhotographMissing, load_photograph
 
-TINY = GalleryConfig(views=10, test_every=4, width=64, height=48, samples=1)
-DYNAMIC = GalleryConfig(views=5, test_every=4, width=40, height=30, samples=1, dynamic=True, seed=5)
+TINY = SampleConfig(views=10, test_every=4, width=64, height=48, samples=1)
+DYNAMIC = SampleConfig(views=5, test_every=4, width=40, height=30, samples=1, dynamic=True, seed=5)
 
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("samples") / "gallery"
-    assert write_gallery(folder, TINY) is True
+    assert write_sample(folder, TINY) is True
     return folder
 
 
 @pytest.fixture(scope="module")
 def dynamic(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("samples") / "dynamic"
-    write_gallery(folder, DYNAMIC)
+    write_sample(folder, DYNAMIC)
     return folder
 
 
@@ -46,7 +46,7 @@ def without_pictures(monkeypatch):
         (work / "images").mkdir()
         (work / "images" / "frame_00001.png").write_bytes(b"picture")
         digest = writer_module._digest(work / "images" / "frame_00001.png")
-        manifest = {"generator": writer_module.GENERATOR, "version": writer_module.VERSION, "options": config.to_json()}
+        manifest = {"generator": "nts sample gallery", "version": writer_module.VERSION, "options": config.to_json()}
         manifest["sha256"] = {"images/frame_00001.png": digest}
         (work / "sample.json").write_text(json.dumps(manifest))
 
@@ -127,7 +127,7 @@ def test_dynamic_frames_have_times_and_things_have_motions(dynamic):
 
 
 def test_cameras_that_film_at_once_share_the_walk_and_not_the_places():
-    one, two = (GalleryConfig(views=6, test_every=0, dynamic=True, cameras=cameras) for cameras in (1, 2))
+    one, two = (SampleConfig(views=6, test_every=0, dynamic=True, cameras=cameras) for cameras in (1, 2))
     assert [two.time(view) for view in range(6)] == [0.0, 0.5, 1.0, 0.0, 0.5, 1.0]
     places = [[camera.position for camera in walk(config)] for config in (one, two)]
     np.testing.assert_array_equal(*places)
@@ -147,7 +147,7 @@ def test_manifest_names_options_sources_and_every_file(sample):
 
 
 def test_same_options_same_bytes_with_any_number_of_threads(sample, tmp_path):
-    write_gallery(tmp_path / "again", TINY, threads=3)
+    write_sample(tmp_path / "again", TINY, threads=3)
     names = sorted(path.relative_to(sample) for path in sample.rglob("*") if path.is_file())
     assert names == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
     for name in names:
@@ -155,34 +155,34 @@ def test_same_options_same_bytes_with_any_number_of_threads(sample, tmp_path):
 
 
 def test_a_sample_from_before_an_option_is_still_the_same(tmp_path):
-    config = GalleryConfig(views=2, test_every=0, width=16, height=12, samples=1)
-    assert write_gallery(tmp_path / "g", config) is True
+    config = SampleConfig(views=2, test_every=0, width=16, height=12, samples=1)
+    assert write_sample(tmp_path / "g", config) is True
     manifest = json.loads((tmp_path / "g" / "sample.json").read_text())
     del manifest["options"]["cameras"]
     (tmp_path / "g" / "sample.json").write_text(json.dumps(manifest))
-    assert write_gallery(tmp_path / "g", config) is False
+    assert write_sample(tmp_path / "g", config) is False
 
 
 def test_another_seed_makes_other_pictures(sample, dynamic):
-    assert GalleryConfig(seed=1).to_json() != GalleryConfig(seed=2).to_json()
-    still, other = walk(TINY)[0], walk(GalleryConfig(views=10, width=64, height=48, seed=1))[0]
+    assert SampleConfig(seed=1).to_json() != SampleConfig(seed=2).to_json()
+    still, other = walk(TINY)[0], walk(SampleConfig(views=10, width=64, height=48, seed=1))[0]
     assert np.abs(still.camera_to_world - other.camera_to_world).max() > 1e-3
 
 
 def test_a_finished_sample_is_left_alone(sample):
     before = (sample / "sample.json").stat().st_mtime_ns
-    assert write_gallery(sample, TINY) is False
+    assert write_sample(sample, TINY) is False
     assert (sample / "sample.json").stat().st_mtime_ns == before
 
 
 def test_a_changed_sample_is_not_taken_for_finished(tmp_path, without_pictures):
     folder = tmp_path / "gallery"
-    assert write_gallery(folder, TINY) is True
-    assert write_gallery(folder, TINY) is False
+    assert write_sample(folder, TINY) is True
+    assert write_sample(folder, TINY) is False
     (folder / "images" / "frame_00001.png").write_bytes(b"changed")
     with pytest.raises(SampleError, match="--overwrite"):
-        write_gallery(folder, TINY)
-    assert write_gallery(folder, TINY, overwrite=True) is True
+        write_sample(folder, TINY)
+    assert write_sample(folder, TINY, overwrite=True) is True
     assert (folder / "images" / "frame_00001.png").read_bytes() == b"picture"
     assert hidden(tmp_path) == []
 
@@ -191,18 +191,18 @@ def test_other_files_are_never_removed(tmp_path, without_pictures):
     (tmp_path / "precious.txt").write_text("mine")
     for overwrite in (False, True):
         with pytest.raises(SampleError, match="other files"):
-            write_gallery(tmp_path, TINY, overwrite=overwrite)
+            write_sample(tmp_path, TINY, overwrite=overwrite)
     assert [path.name for path in tmp_path.iterdir()] == ["precious.txt"]
 
 
 def test_an_empty_folder_is_used_and_a_file_refused(tmp_path, without_pictures):
     (tmp_path / "empty").mkdir()
-    assert write_gallery(tmp_path / "empty", TINY) is True
+    assert write_sample(tmp_path / "empty", TINY) is True
     assert (tmp_path / "empty" / "sample.json").is_file() and hidden(tmp_path) == []
     (tmp_path / "file").write_text("")
     for place in (tmp_path / "file", tmp_path / "file" / "below" / "gallery"):
         with pytest.raises(SampleError, match="file is a file"):
-            write_gallery(place, TINY)
+            write_sample(place, TINY)
 
 
 def test_an_unwritable_place_is_one_clear_error(tmp_path, monkeypatch):
@@ -211,7 +211,7 @@ def test_an_unwritable_place_is_one_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(folder_module.tempfile, "mkdtemp", refuse)
     with pytest.raises(SampleError, match="Cannot write the sample to .*gallery: Permission denied"):
-        write_gallery(tmp_path / "gallery", TINY)
+        write_sample(tmp_path / "gallery", TINY)
 
 
 def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
@@ -225,20 +225,20 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer_module, "_write_png", full)
     with pytest.raises(SampleError, match="No space left on device"):
-        write_gallery(tmp_path / "gallery", TINY)
+        write_sample(tmp_path / "gallery", TINY)
     assert len(calls) > 6 and list(tmp_path.iterdir()) == []
 
 
 def test_the_old_sample_survives_a_failed_replacement(tmp_path, without_pictures, monkeypatch):
     folder = tmp_path / "gallery"
-    write_gallery(folder, TINY)
+    write_sample(folder, TINY)
 
     def fail(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(writer_module, "_write", fail)
     with pytest.raises(SampleError):
-        write_gallery(folder, DYNAMIC, overwrite=True)
+        write_sample(folder, DYNAMIC, overwrite=True)
     assert (folder / "images" / "frame_00001.png").is_file() and hidden(tmp_path) == []
 
 
@@ -254,7 +254,7 @@ def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, with
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not target.exists() and len(hidden(tmp_path)) == 1
-    write_gallery(target, TINY)
+    write_sample(target, TINY)
     assert hidden(tmp_path) == [] and (target / "sample.json").is_file()
 
 
@@ -263,20 +263,20 @@ def test_what_may_belong_to_a_run_that_still_goes_is_kept(tmp_path, without_pict
     own = f".gallery.partial-{folder_module._machine()}-{os.getpid()}-abc"
     for name in (own, ".gallery.partial-elsewhere-1-abc", ".gallery.partial-abc"):
         (tmp_path / name).mkdir()
-    write_gallery(target, TINY)
+    write_sample(target, TINY)
     assert len(hidden(tmp_path)) == 3
     monkeypatch.setattr(folder_module, "STALE_SECONDS", -1.0)
-    write_gallery(target, TINY)
+    write_sample(target, TINY)
     assert [path.name for path in hidden(tmp_path)] == [own], "also where the sample is there already"
 
 
 def test_files_among_those_of_a_sample_are_never_removed(tmp_path, without_pictures):
     target = tmp_path / "gallery"
-    write_gallery(target, TINY)
+    write_sample(target, TINY)
     (target / "outputs").mkdir()
     (target / "outputs" / "mine.ckpt").write_text("mine")
     with pytest.raises(SampleError, match="not the sample's, which are never removed: outputs/mine.ckpt"):
-        write_gallery(target, DYNAMIC, overwrite=True)
+        write_sample(target, DYNAMIC, overwrite=True)
     assert (target / "outputs" / "mine.ckpt").read_text() == "mine"
 
 
@@ -294,8 +294,8 @@ def test_a_polite_kill_of_the_command_leaves_nothing(tmp_path):
 
 
 def test_without_points_there_is_no_point_file(tmp_path):
-    config = GalleryConfig(views=2, test_every=0, width=16, height=12, samples=1, points=0)
-    write_gallery(tmp_path / "gallery", config)
+    config = SampleConfig(views=2, test_every=0, width=16, height=12, samples=1, points=0)
+    write_sample(tmp_path / "gallery", config)
     meta = json.loads((tmp_path / "gallery" / "transforms.json").read_text())
     assert "ply_file_path" not in meta and not (tmp_path / "gallery" / "points.ply").exists()
     assert meta["val_filenames"] == meta["train_filenames"]
