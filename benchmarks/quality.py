@@ -5,7 +5,7 @@
     python -m benchmarks.quality --cases fox:0.5 gallery:1 --marks 1000 7000
     python -m benchmarks.quality --method-options="--pipeline.model.strategy mcmc" --name quality_mcmc
 
-A case is a scene and the scale of its pictures. The gallery is made on the spot; the others are real captures in
+A case is a scene and the scale of its pictures. ``SAMPLES`` are made on the spot; the others are real captures in
 ../shared/data, or in the folder that NTS_TEST_DATA names, and are left out where that is missing. Start it again after
 an interruption: what is finished is not measured again, and training goes on from the last mark.
 """
@@ -39,9 +39,9 @@ SAMPLES = {
     "gallery-filmed": ["gallery", "--dynamic", "--views", "200", "--cameras", "4"],
     "dancer": ["dancer"],
 }
-"""Scenes that are made on the spot, with their options of ``nts sample``. What moves is filmed by one camera, or by
-four at once. In 60 pictures of one the pendulum is up to 9 cm farther in the next one, and each thing is in view in a
-few only."""
+"""Scenes that are made on the spot, with their options of ``nts sample``. What moves in the gallery is filmed by one
+camera, or by four at once. In 60 pictures of one the pendulum is up to 9 cm farther in the next one, and each thing is
+in view in a few only."""
 RIM = 0.03
 """Share of width and height on each side that "PSNR inside" leaves out."""
 PICTURES = 3

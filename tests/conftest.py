@@ -53,7 +53,7 @@ def _shared_work(item: pytest.Item) -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: "list[pytest.Item]") -> None:
-    if hasattr(config, "workerinput"):  # one of several processes (pytest -n): the longest work first
+    if hasattr(config, "workerinput"):  # one of several processes (pytest -n): what is marked slow first
         items.sort(key=lambda item: item.get_closest_marker("slow") is None)
         for item in items:
             item.add_marker(pytest.mark.xdist_group(_shared_work(item)))

@@ -19,8 +19,8 @@ _STAGES = {"scene": "Scene", "light": "Light", "pictures": "Pictures", "seed poi
 class Sample:
     """Make a sample capture to train on: pictures, cameras, seed points, exact depth, normals and named masks.
 
-    Nothing is downloaded. Equal options make equal files, and a finished sample is not made again. Then train on it:
-    ns-train splat --data DIR
+    Nothing is downloaded. Equal options make equal files, and a finished sample is not made again. At the end it says
+    how to train on it.
     """
 
     scene: tyro.conf.Positional[Literal["gallery", "dancer"]]
@@ -29,23 +29,23 @@ class Sample:
     """Folder to make."""
     views: Optional[int] = None
     """Photographs to take, held-out ones included: 60 of the gallery, 200 of the dancer."""
-    test_every: int = _DEFAULT.test_every
-    """Every so many views one is held out for evaluation; 0 holds none out."""
+    test_every: Optional[int] = None
+    """Every so many views one is held out for evaluation; 0 holds none out. 8 in the gallery, 7 of the dancer."""
     size: Optional[str] = None
     """Width and height of the pictures, pixels: 480x360 of the gallery, 240x240 of the dancer."""
     seed: int = _DEFAULT.seed
-    """Changes the walk's wobble, the textures' noise and the seed points."""
+    """Changes the textures' noise, the seed points and the wobble of the gallery's walk."""
     dynamic: bool = False
     """Let some things of the gallery move, and give each view a time from 0 to 1. The dancer always moves."""
     cameras: Optional[int] = None
     """Where things move: how many film at once, each along its share of the way. 1 in the gallery, 10 around the
     dancer."""
     fov: Optional[float] = None
-    """Horizontal field of view, degrees: 72 in the gallery, 46 of the dancer."""
+    """Field of view, degrees: 72 along the width in the gallery, 46 along the shorter side of the dancer."""
     samples: int = _DEFAULT.samples
     """Rays along each side of a pixel, for smooth edges."""
     points: Optional[int] = None
-    """Seed points to aim for: 12 000 in the gallery, 6000 of the dancer."""
+    """Seed points to aim for: 12000 in the gallery, 6000 of the dancer."""
     pixel_noise: float = _DEFAULT.pixel_noise
     """Error of the features that seed points are triangulated from, pixels."""
     outliers: float = _DEFAULT.outliers
@@ -75,6 +75,8 @@ class Sample:
         print(f"{self.folder} {state}: {config.views} views, {held_out} of them held out.")
         if held_out == 0:
             print("ns-eval will score the views that were trained on: a lower --test-every holds some out.")
+        elif config.dynamic and len({config.time(view) for view in range(config.views) if config.is_test(view)}) == 1:
+            print("All held-out views show one moment: another --test-every spreads them.")
         method = "splat-dynamic" if config.dynamic else "splat"
         print(f"Train on it with: ns-train {method} --data {self.folder}")
         return 0

@@ -39,8 +39,8 @@ _LAZY = {
 
 __all__ = [
     "Camera",
-    "SampleConfig",
     "PhotographMissing",
+    "SampleConfig",
     "SampleError",
     "Scene",
     "SeedFinder",

@@ -7,7 +7,8 @@ from typing import Any, Dict, Optional
 SCENES: Dict[str, Dict[str, Any]] = {
     "gallery": {},
     "dancer": {
-        **{"views": 200, "dynamic": True, "cameras": 10},
+        # 20 moments and every eighth view would hold out views of 5 moments only; with 7 they go through all of them.
+        **{"views": 200, "dynamic": True, "cameras": 10, "test_every": 7},
         **{"width": 240, "height": 240, "fov": 46.0, "points": 6000},
     },
 }
@@ -23,7 +24,7 @@ class SampleConfig:
     """
 
     views: int = 60
-    """Photographs to take along the walk, held-out ones included."""
+    """Photographs to take along the way, held-out ones included."""
     test_every: int = 8
     """Every so many views one is held out for evaluation; 0 holds none out."""
     width: int = 480
@@ -31,11 +32,11 @@ class SampleConfig:
     height: int = 360
     """Pixels."""
     seed: int = 0
-    """Changes the walk's wobble, the textures' noise and the seed points; never the room's plan, nor the dance."""
+    """Changes the textures' noise, the seed points and the wobble of the gallery's walk; never where things are."""
     dynamic: bool = False
     """Some objects move, and each view has a time in [0, 1]."""
     cameras: int = 1
-    """When things move: how many film at once, each its share of the walk, so that so many views show each moment."""
+    """When things move: how many film at once, each its share of the way, so that so many views show each moment."""
     fov: float = 72.0
     """Horizontal field of view, degrees."""
     samples: int = 3
@@ -56,13 +57,15 @@ class SampleConfig:
         return cls(**{**SCENES.get(scene, {}), **given, "scene": scene})
 
     def __post_init__(self) -> None:
+        if self.scene not in SCENES:
+            raise ValueError(f"There is no sample {self.scene!r}, only {', '.join(SCENES)}.")
         limits = {
             "views": (1, 100_000),
             "test_every": (0, 100_000),
             "width": (8, 8192),
             "height": (8, 8192),
             "seed": (0, 2**32 - 1),
-            "cameras": (1, max(1, self.views // 2)),
+            "cameras": (1, 100_000),
             "fov": (20.0, 120.0),
             "samples": (1, 16),
             "points": (0, 10_000_000),
@@ -73,19 +76,22 @@ class SampleConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"The {self.scene}'s {name} is {value}, but must be between {low} and {high}.")
-        if self.scene not in SCENES:
-            raise ValueError(f"There is no sample {self.scene!r}, only {', '.join(SCENES)}.")
         if self.scene == "dancer" and not self.dynamic:
             raise ValueError("The dancer always moves: dynamic cannot be off.")
         if self.test_every == 1:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
         if self.cameras > 1 and not self.dynamic:
             raise ValueError(f"cameras={self.cameras} film what moves; nothing does without dynamic.")
+        if self.cameras > 1 and self.views < 2 * self.cameras:
+            raise ValueError(
+                f"{self.views} views are too few for cameras={self.cameras}, which need two each: take at least "
+                f"{2 * self.cameras}, or fewer cameras."
+            )
         if self.views % self.cameras:
             raise ValueError(f"{self.views} views cannot be shared evenly by cameras={self.cameras}.")
 
     def is_test(self, view: int) -> bool:
-        """Whether a view is held out: the middle one of every ``test_every``, which has neighbours on both sides."""
+        """Whether a view is held out: the middle one of every ``test_every``, in the order of the files."""
         return self.test_every > 0 and view % self.test_every == self.test_every // 2
 
     def time(self, view: int) -> Optional[float]:

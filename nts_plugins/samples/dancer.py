@@ -11,8 +11,9 @@ from nts_plugins.samples._config import SampleConfig
 from nts_plugins.samples.cameras import Camera, focal_from_fov, look_at
 from nts_plugins.samples.scene import Bob, Joint, Light, Material, Motion, Scene, Shape, Spin, Swing, Vector, turn
 
-HALF, HEIGHT = 4.0, 4.0
-"""The studio spans [-HALF, HALF] x [-HALF, HALF] x [0, HEIGHT], metres. The dancer stands in its middle."""
+HALF, FLOOR, HEIGHT = 4.0, -0.04, 4.0
+"""The studio spans [-HALF, HALF] x [-HALF, HALF] x [FLOOR, HEIGHT], metres. The dancer is in its middle; feet that
+swing reach a little below 0, where they are at time 0."""
 DISTANCE = 2.7
 """From the studio's axis to the cameras, metres."""
 SIDES = (("left", -1.0), ("right", 1.0))
@@ -27,11 +28,13 @@ def build_dancer(config: SampleConfig) -> Scene:
 
 
 def circle(config: SampleConfig) -> List[Camera]:
-    """Cameras that film at once stand evenly around the dancer, and each walks to where the next one began.
+    """Cameras that film at once stand evenly around the dancer, and each walks round to the direction in which the next
+    one began, at a height of its own.
 
     So a held-out picture is one of a place and a moment of which no other picture has both.
     """
-    focal = focal_from_fov(config.width, config.fov)
+    # The shorter side has the field of view, so that the figure fits into pictures of any shape.
+    focal = focal_from_fov(min(config.width, config.height), config.fov)
     moments = config.views // config.cameras
     cameras = []
     for view in range(config.views):
@@ -48,12 +51,13 @@ def _build_studio(scene: Scene, seed: int) -> None:
     grey = Material(textures.plaster((0.62, 0.62, 0.64), (0.72, 0.72, 0.74), seed + 1), (2.0, 2.0))
     white = Material(textures.plain((0.8, 0.8, 0.8)))
     studio, up = scene.name("studio", "structure"), np.array([0.0, 0.0, 1.0])
-    scene.add("rectangle", (0, 0, 0), (HALF, HALF, 1), grey, studio)
+    scene.add("rectangle", (0, 0, FLOOR), (HALF, HALF, 1), grey, studio)
     scene.add("rectangle", (0, 0, HEIGHT), (HALF, HALF, 1), white, studio, rotation=turn((1, 0, 0), 180.0))
     for x, y in ((0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0)):
         out = np.array([x, y, 0.0])
         rotation = np.stack([np.cross(out, up), up, -out], axis=1)
-        scene.add("rectangle", out * HALF + up * HEIGHT / 2, (HALF, HEIGHT / 2, 1), grey, studio, rotation=rotation)
+        centre = out * HALF + up * (HEIGHT + FLOOR) / 2
+        scene.add("rectangle", centre, (HALF, (HEIGHT - FLOOR) / 2, 1), grey, studio, rotation=rotation)
     for x in (-2.0, 2.0):
         for y in (-2.0, 2.0):
             scene.lights.append(Light((x, y, HEIGHT - 0.05), (0.6, 0, 0), (0, -0.6, 0), (14.0, 13.7, 13.2)))

@@ -125,7 +125,8 @@ def _is_finished(target: Path, config: SampleConfig) -> bool:
     if manifest is None or manifest.get("version") != VERSION:
         return False
     # An option that is younger than the sample was at its default.
-    if {**SampleConfig().to_json(), **manifest.get("options", {})} != config.to_json():
+    defaults = {**SampleConfig.of(config.scene).to_json(), "scene": "gallery"}
+    if {**defaults, **manifest.get("options", {})} != config.to_json():
         return False
     files = manifest.get("sha256", {})
     return all((target / name).is_file() and _digest(target / name) == digest for name, digest in files.items())

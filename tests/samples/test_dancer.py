@@ -2,13 +2,18 @@
 """The dancer stays in one piece, moves as slowly as in a film, and is in every picture whole."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from nts_plugins.cli.main import main
+from nts_plugins.cli.sample import Sample
 from nts_plugins.samples import SampleConfig, build_dancer, circle
+from nts_plugins.samples._config import SCENES
+from nts_plugins.samples.dancer import FLOOR
 from nts_plugins.samples.scene import Joint, solid_bounds
+from nts_plugins.samples.writer import MAKERS
 
 CONFIG = SampleConfig.of("dancer")
 MOMENTS = [CONFIG.time(view) for view in range(CONFIG.views // CONFIG.cameras)]
@@ -54,13 +59,42 @@ def test_nothing_turns_far_between_two_moments(parts):
     assert 6.0 < fastest < 12.0
 
 
-def test_every_picture_shows_the_whole_figure(parts):
-    assert [len(circle(CONFIG)), len(MOMENTS)] == [200, 20]
-    for view, camera in enumerate(circle(CONFIG)):
+def test_feet_stay_above_the_floor(parts):
+    lowest = min(solid_bounds(solid, time)[0][2] for solid in parts for time in MOMENTS)
+    assert FLOOR < lowest < FLOOR + 0.02
+
+
+@pytest.mark.parametrize("size", [(240, 240), (320, 240), (180, 240)])
+def test_every_picture_shows_the_whole_figure(parts, size):
+    config = SampleConfig.of("dancer", width=size[0], height=size[1])
+    assert [len(circle(config)), len(MOMENTS)] == [200, 20]
+    for view, camera in enumerate(circle(config)):
         boxes = [np.transpose(solid_bounds(solid, CONFIG.time(view))) for solid in parts]
         pixels, depth = camera.project(np.concatenate([np.reshape(np.meshgrid(*box), (3, 8)).T for box in boxes]))
-        beyond = 0.01 * CONFIG.width  # The corners of a box lie a little outside of what is in it.
-        assert depth.min() > 0.5 and pixels.min() > -beyond and pixels.max() < CONFIG.width + beyond
+        beyond = 0.01 * min(size)  # The corners of a box lie a little outside of what is in it.
+        assert depth.min() > 0.5 and pixels.min() > -beyond and (pixels < np.add(size, beyond)).all()
+
+
+def test_held_out_views_go_through_all_moments():
+    held_out = {CONFIG.time(view) for view in range(CONFIG.views) if CONFIG.is_test(view)}
+    assert held_out == set(MOMENTS)
+
+
+def test_held_out_views_of_one_moment_are_pointed_out(tmp_path, capsys):
+    options = ["--views", "8", "--cameras", "2", "--test-every", "4", "--size", "16x16", "--samples", "1"]
+    assert main(["sample", "dancer", str(tmp_path / "d"), *options, "--points", "0"]) == 0
+    assert "All held-out views show one moment" in capsys.readouterr().out
+
+
+def test_scenes_and_their_numbers_are_the_same_everywhere(capsys):
+    assert set(SCENES) == set(MAKERS) == set(get_args(get_args(Sample.__annotations__["scene"])[0]))
+    with pytest.raises(SystemExit):
+        main(["sample", "--help"])
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for scene in SCENES:
+        made = SampleConfig.of(scene)
+        numbers = [made.views, made.test_every, f"{made.width}x{made.height}", made.cameras, int(made.fov), made.points]
+        assert all(f" {number} " in shown for number in numbers), scene
 
 
 def test_no_two_cameras_share_a_place():
