@@ -38,7 +38,7 @@ class SampleConfig:
     cameras: int = 1
     """When things move: how many film at once, each its share of the way, so that so many views show each moment."""
     fov: float = 72.0
-    """Horizontal field of view, degrees."""
+    """Field of view, degrees: along the width in the gallery, along the shorter side of the dancer."""
     samples: int = 3
     """Anti-aliasing: samples along each side of a pixel, so 3 is nine rays."""
     points: int = 12_000
@@ -76,8 +76,8 @@ class SampleConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"The {self.scene}'s {name} is {value}, but must be between {low} and {high}.")
-        if self.scene == "dancer" and not self.dynamic:
-            raise ValueError("The dancer always moves: dynamic cannot be off.")
+        if SCENES[self.scene].get("dynamic") and not self.dynamic:
+            raise ValueError(f"The {self.scene} always moves: dynamic cannot be off.")
         if self.test_every == 1:
             raise ValueError("test_every=1 would hold every view out and leave none to train on; use 0 or 2 and more.")
         if self.cameras > 1 and not self.dynamic:
@@ -89,6 +89,11 @@ class SampleConfig:
             )
         if self.views % self.cameras:
             raise ValueError(f"{self.views} views cannot be shared evenly by cameras={self.cameras}.")
+
+    @property
+    def has_photographs(self) -> bool:
+        """Whether photographs of scikit-image's package are to be seen, whose sources have to be named."""
+        return self.scene == "gallery"
 
     def is_test(self, view: int) -> bool:
         """Whether a view is held out: the middle one of every ``test_every``, in the order of the files."""

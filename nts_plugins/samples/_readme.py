@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The text that goes into the folder of a sample."""
 
+from nts_plugins.samples._config import SampleConfig
+
 _TEXT = """\
 # A sample capture made by `nts sample SCENE`
 
@@ -32,6 +34,6 @@ or CC0; `sample.json` names the source of each. Everything else is computed.
 """
 
 
-def readme(scene: str) -> str:
-    """The text for a scene."""
-    return _TEXT.replace("SCENE", scene) + (_PHOTOGRAPHS if scene == "gallery" else "")
+def readme(config: SampleConfig) -> str:
+    """The text for a sample."""
+    return _TEXT.replace("SCENE", config.scene) + (_PHOTOGRAPHS if config.has_photographs else "")

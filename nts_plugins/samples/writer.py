@@ -124,7 +124,7 @@ def _is_finished(target: Path, config: SampleConfig) -> bool:
     manifest = _manifest(target)
     if manifest is None or manifest.get("version") != VERSION:
         return False
-    # An option that is younger than the sample was at its default.
+    # An option that is younger than the sample was at its default, and the scene itself is one.
     defaults = {**SampleConfig.of(config.scene).to_json(), "scene": "gallery"}
     if {**defaults, **manifest.get("options", {})} != config.to_json():
         return False
@@ -174,7 +174,7 @@ def _write(work: Path, config: SampleConfig, threads: int, tell: Progress) -> No
     _write_json(work / "instances.json", _instances(scene))
     if config.dynamic:
         _write_json(work / "motions.json", _motions(scene, config))
-    (work / "README.md").write_text(readme(config.scene), encoding="utf-8")
+    (work / "README.md").write_text(readme(config), encoding="utf-8")
     files = sorted(path for path in work.rglob("*") if path.is_file())
     manifest = {
         "generator": GENERATOR.format(config.scene),
@@ -183,7 +183,7 @@ def _write(work: Path, config: SampleConfig, threads: int, tell: Progress) -> No
         "seed_points": len(points.xyz),
         "photographs": {
             key: {"file": entry.file, "shows": entry.shows, "licence": entry.licence, "source": entry.source}
-            for key, entry in (PHOTOGRAPHS.items() if config.scene == "gallery" else ())
+            for key, entry in (PHOTOGRAPHS.items() if config.has_photographs else ())
         },
         "sha256": {path.relative_to(work).as_posix(): _digest(path) for path in files},
     }
