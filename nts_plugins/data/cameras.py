@@ -122,10 +122,12 @@ def _point(position: Tensor) -> Tuple[float, float, float]:
 def camera_spacing(camera_to_worlds: Tensor) -> float:
     """Mean distance between a camera and the nearest other one, scene units; 0 where there is no other.
 
+    Cameras that film a scene at many moments stand where they are in all of them: those of one place count once.
+
     Args:
         camera_to_worlds: [N, 3 or 4, 4].
     """
-    positions = camera_to_worlds[:, :3, 3].double()
+    positions = camera_to_worlds[:, :3, 3].unique(dim=0).double()
     if len(positions) < 2:
         return 0.0
     distances = torch.cdist(positions, positions)

@@ -44,3 +44,9 @@ def test_spacing_is_the_mean_distance_to_the_nearest_camera() -> None:
     poses[:, 0, 3] = torch.tensor([0.0, 1.0, 4.0])
     assert camera_spacing(poses) == pytest.approx((1 + 1 + 3) / 3)
     assert camera_spacing(poses[:1]) == 0.0
+
+
+def test_a_camera_that_films_many_moments_counts_once() -> None:
+    poses = torch.eye(4)[:3].repeat(3, 1, 1)
+    poses[:, 0, 3] = torch.tensor([0.0, 1.0, 4.0])
+    assert camera_spacing(poses.repeat(5, 1, 1)) == camera_spacing(poses)
