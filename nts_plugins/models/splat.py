@@ -4,17 +4,16 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
-from nerfstudio.cameras.cameras import Cameras, CameraType
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.data.scene_box import OrientedBox
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttributes, TrainingCallbackLocation
 from nerfstudio.models.base_model import ModelConfig
 from nerfstudio.models.splatfacto import SplatfactoModel
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -22,7 +21,7 @@ from torch.optim import Optimizer
 from nts_plugins.appearance.background import Background
 from nts_plugins.appearance.exposure import Exposure, expose
 from nts_plugins.appearance.spherical_harmonics import SphericalHarmonics
-from nts_plugins.data.cameras import View, is_pinhole, view_of
+from nts_plugins.data.cameras import View, view_of
 from nts_plugins.data.pyramid import ResolutionSchedule, Targets
 from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import Lpips, psnr
@@ -33,8 +32,9 @@ from nts_plugins.models._backend import backend_explained
 from nts_plugins.models._initial import check_settings, initial_splats, sparsity_of, strategy_for
 from nts_plugins.rasterization import Raster, TextureSource, rasterize, select_backend
 from nts_plugins.training.checkpoints import check_names, check_state
-from nts_plugins.viewer.controls import SplatControls, in_viewer
+from nts_plugins.viewer.controls import SplatControls
 from nts_plugins.viewer.looks import SPLAT_LOOKS
+from nts_plugins.viewer.thread import drawable, interrupts_held
 
 
 @dataclass
@@ -221,15 +221,12 @@ class SplatModel(SplatfactoModel):
             )
         return outputs
 
+    @interrupts_held()
     @torch.no_grad()
     def get_outputs_for_camera(self, camera: Cameras, obb_box: Optional[OrientedBox] = None) -> Dict[str, Tensor]:
         """Draw for the viewer, rendering and evaluation, what lies inside a box; see :meth:`get_outputs`."""
-        if not is_pinhole(camera) and in_viewer():
-            # An error would end the viewer's drawing thread for good, and with it the viewer.
-            CONSOLE.print("[yellow]Splats are drawn through pinhole cameras only: the preview is a perspective one.")
-            camera = replace(camera, camera_type=torch.full_like(camera.camera_type, CameraType.PERSPECTIVE.value))
         self.set_crop(obb_box)
-        return self.get_outputs(camera.to(self.device))
+        return self.get_outputs(drawable(camera).to(self.device))
 
     def _draw(
         self,

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the viewer's control panel can do to splats: look at how a scene is built, without changing it."""
 
-import threading
 from dataclasses import replace
 from typing import Mapping, Optional
 
@@ -13,14 +12,10 @@ from torch import Tensor, nn
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization import TextureSource
 from nts_plugins.viewer.looks import Drawing, Look
+from nts_plugins.viewer.thread import in_viewer
 
 SCENE = "Scene"
 """The menu's name for what is trained, which is shown at first."""
-
-
-def in_viewer() -> bool:
-    """Whether the viewer asks, which draws in a thread of its own; training and the other commands use the main one."""
-    return threading.current_thread() is not threading.main_thread()
 
 
 class SplatControls(nn.Module):
