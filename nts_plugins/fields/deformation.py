@@ -22,8 +22,9 @@ class DeformationFieldConfig:
 
     plane_channels: int = 8
     """Features on each plane; multiples of 8 have a kernel on the CPU."""
-    plane_resolutions: Tuple[int, ...] = (32, 128)
-    """Texels along an axis of space, one number for each set of six planes."""
+    plane_resolutions: Tuple[int, ...] = (16, 64)
+    """Texels along an axis of space, one number for each set of six planes. Coarse ones move together what is one limb:
+    finer ones left a dancer's arms and legs as a haze."""
     moments: int = 32
     """Texels along time."""
     hidden: int = 64
