@@ -143,7 +143,7 @@ def texture_optimizers() -> Dict[str, Any]:
 def motion_optimizers() -> Dict[str, Any]:
     """The learning rate of a moving scene's planes and decoder; what else there is of motion is as MotionConfig has it.
 
-    Wu et al. 2024 begin with 1.6e-3 for planes, and end with a hundredth, as the means do. With twice that and coarse
+    Wu et al. 2024 begin with 1.6e-3 for planes, and end with a hundredth of it. With twice that at first and coarse
     planes (``DeformationFieldConfig``) a dancer's limbs are found, which 1e-3 and fine planes left as a haze: 32.6 dB
     after 3000 steps instead of 31.1, in the mean of three seeds. The gallery, filmed by four cameras, lost 0.07 dB.
     """

@@ -120,18 +120,19 @@ def _point(position: Tensor) -> Tuple[float, float, float]:
 
 
 def camera_spacing(camera_to_worlds: Tensor) -> float:
-    """Mean distance between a camera and the nearest other one, scene units; 0 where there is no other.
+    """Mean distance between a camera and the nearest one elsewhere, scene units; 0 where there is none.
 
-    Cameras that film a scene at many moments stand where they are in all of them: those of one place count once.
+    Cameras that film many moments from where they stand are at one place, also where each moment's poses were estimated
+    or rounded by themselves: elsewhere is more than a ten-thousandth of the largest distance away.
 
     Args:
         camera_to_worlds: [N, 3 or 4, 4].
     """
-    positions = camera_to_worlds[:, :3, 3].unique(dim=0).double()
-    if len(positions) < 2:
-        return 0.0
+    positions = camera_to_worlds[:, :3, 3].double()
     distances = torch.cdist(positions, positions)
-    distances.fill_diagonal_(float("inf"))
+    if not distances.any():
+        return 0.0
+    distances[distances <= 1e-4 * distances.max()] = float("inf")
     return float(distances.amin(dim=1).mean())
 
 

@@ -10,7 +10,6 @@ from typing import Iterator
 import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from nerfstudio.utils.rich_utils import CONSOLE
-from nerfstudio.viewer.render_state_machine import RenderStateMachine
 
 from nts_plugins.data.cameras import is_pinhole
 
@@ -35,10 +34,11 @@ def interrupts_held() -> Iterator[None]:
     nerfstudio draws under a trace function that raises at whatever line of Python the thread is when somebody moves the
     view. In the middle of an import that leaves modules that never work again: numba, which the first drawing imports,
     lacked a part of itself, and the viewer stood still. Between taking a lock and the line that gives it back it is no
-    better. A drawing takes a fraction of a second, for which the viewer can wait.
+    better. A drawing takes a fraction of a second, for which the viewer can wait; and so it must for the first one,
+    which takes longer.
     """
     trace = sys.gettrace()
-    if not isinstance(getattr(trace, "__self__", None), RenderStateMachine):
+    if getattr(trace, "__name__", "") != "check_interrupt":  # what both viewers of nerfstudio call theirs
         yield  # Nobody traces, or a debugger does.
         return
     sys.settrace(None)
