@@ -145,8 +145,8 @@ def motion_optimizers() -> Dict[str, Any]:
 
     Wu et al. 2024 begin with 1.6e-3 for planes, and end with a hundredth of it. With twice that at first and coarse
     planes (``DeformationFieldConfig``) a dancer's limbs are found, which 1e-3 and fine planes left as a haze: 32.6 dB
-    after 3000 steps instead of 31.1, in the mean of three seeds. The gallery, whose things are rigid, lost 0.07 dB filmed
-    by four cameras and 0.3 dB filmed by one.
+    after 3000 steps instead of 31.1, in the mean of three seeds. The gallery, whose things are rigid, lost 0.07 dB
+    where four cameras film it and 0.3 dB where one does.
     """
     return {
         "motion": {
