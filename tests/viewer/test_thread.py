@@ -7,7 +7,8 @@ from typing import Any, Dict, List
 
 import pytest
 import torch
-from nerfstudio.viewer.render_state_machine import RenderStateMachine
+from nerfstudio.viewer import render_state_machine
+from nerfstudio.viewer_legacy.server import render_state_machine as legacy_render_state_machine
 from nerfstudio.viewer_legacy.server.viewer_utils import IOChangeException, SetTrace
 from torch import Tensor
 
@@ -15,10 +16,11 @@ from nts_plugins.viewer.thread import interrupts_held
 from tests.models.scenes import camera, make_model
 
 
-def test_a_drawing_is_whole_before_it_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("viewer", [render_state_machine, legacy_render_state_machine], ids=["viewer", "legacy"])
+def test_a_drawing_is_whole_before_it_is_interrupted(viewer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model().eval()
     expected = model.get_outputs_for_camera(camera())["rgb"]
-    machine = object.__new__(RenderStateMachine)  # without a viewer; what it asks is whether to interrupt
+    machine = object.__new__(viewer.RenderStateMachine)  # without a viewer; what it asks is whether to interrupt
     machine.interrupt_render_flag = False
     draw, drawn = model.get_outputs, []
 
