@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Models of open_clip: pictures and phrases as vectors of one space.
+
+LERF (Kerr et al. 2023) and LangSplat (Qin et al. 2024) take ViT-B-16 trained on LAION-2B. Phrases are given to it as
+they are, without "a photo of a".
+"""
+
+import os
+import pickle
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nts_plugins.encoders import weights
+from nts_plugins.errors import InputError
+
+EVERY_LANGUAGE = ("xlm-roberta", "mt5", "nllb", "i18n", "SigLIP2")
+"""In the names of models whose phrases may be in other languages than English."""
+
+
+@dataclass
+class OpenClipConfig:
+    """Which model of open_clip, with which weights."""
+
+    model: str = "ViT-B-16"
+    """Its name in open_clip."""
+    pretrained: str = "laion2b_s34b_b88k"
+    """The name of its weights there. With ``weights`` it may be any name: features of two names are never compared."""
+    weights: Optional[Path] = None
+    """A file that holds these weights. None fetches them from where open_clip knows them to be, once."""
+    batch: int = 64
+    """Pictures at once."""
+
+    @property
+    def name(self) -> str:
+        """Of the space of the vectors."""
+        return f"{self.model} {self.pretrained}"
+
+    def setup(self, device: torch.device) -> "OpenClip":
+        """The model on a device; on a GPU in half precision, as LangSplat has it.
+
+        Raises:
+            InputError: where open_clip knows no such model or weights, or the weights are not to be had.
+        """
+        import open_clip
+
+        if open_clip.get_model_config(self.model) is None:
+            raise InputError(f"open_clip knows no model {self.model!r}. It knows {', '.join(open_clip.list_models())}.")
+        published = dict(open_clip.get_pretrained_cfg(self.model, self.pretrained))
+        if self.weights is None and not published:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(self.model)) or "none"
+            raise InputError(f"open_clip knows no weights {self.pretrained!r} of {self.model}. It knows {tags}.")
+        file = self._fetched(published) if self.weights is None else weights.given(self.weights, self.name)
+        try:
+            model = open_clip.create_model(
+                self.model,
+                pretrained=str(file),
+                precision="fp16" if device.type == "cuda" else "fp32",
+                device=device,
+                force_quick_gelu=bool(published.get("quick_gelu", False)),
+                # How pictures are to be made belongs to the weights, which are a mere file here.
+                force_preprocess_cfg={key: published[key] for key in ("mean", "std") if published.get(key)},
+            )
+        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{file} does not hold weights of {self.model}: {str(error).splitlines()[0]}") from error
+        return OpenClip(model, open_clip.get_tokenizer(self.model), self.name, batch=self.batch)
+
+    def _fetched(self, published: Dict[str, Any]) -> Path:
+        """The file of the published weights, which open_clip keeps where its hub does."""
+        import open_clip
+
+        repository, file = os.path.split(published.get("hf_hub") or published["url"])
+        try:
+            return Path(open_clip.download_pretrained(published))
+        except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
+            folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+            file = file or "open_clip_pytorch_model.bin"
+            raise weights.missing(self.name, file, f"{repository} on the hub", folder, error) from error
+
+
+class OpenClip:
+    """Both towers of a model of open_clip.
+
+    Args:
+        model: as open_clip makes it.
+        tokenizer: that belongs to it.
+        name: of the space of its vectors.
+        batch: pictures at once.
+    """
+
+    def __init__(self, model: Any, tokenizer: Callable[..., Tensor], name: str, *, batch: int = 64) -> None:
+        import open_clip
+
+        self.model, self.tokenizer, self.name, self.batch = model.eval(), tokenizer, name, batch
+        cfg = open_clip.get_model_preprocess_cfg(model)
+        size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
+        self.picture_size = int(size)
+        some = next(model.visual.parameters())
+        self.device, self.dtype = some.device, some.dtype
+        self._mean, self._std = (torch.tensor(cfg[key], device=self.device).view(3, 1, 1) for key in ("mean", "std"))
+
+    @cached_property
+    def width(self) -> int:
+        """C, length of a vector."""
+        return int(self.encode_phrases(["object"]).shape[1])
+
+    @property
+    def languages(self) -> Optional[Tuple[str, ...]]:
+        """Languages of its phrases; None where they are many."""
+        return None if any(part.lower() in self.name.lower() for part in EVERY_LANGUAGE) else ("en",)
+
+    @torch.no_grad()
+    def encode_pictures(self, pictures: Tensor) -> Tensor:
+        """[B, 3, S, S] colours in [0, 1], S as ``picture_size``, to [B, C] float32 vectors of unit length."""
+        if len(pictures) == 0:
+            return torch.zeros(0, self.width, device=self.device)
+        vectors: List[Tensor] = []
+        for some in pictures.split(self.batch):
+            normalised = (some.to(self.device, torch.float32) - self._mean) / self._std
+            vectors.append(F.normalize(self.model.encode_image(normalised.to(self.dtype)).float(), dim=-1))
+        return torch.cat(vectors)
+
+    @torch.no_grad()
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """T phrases to [T, C] float32 vectors of unit length.
+
+        Raises:
+            InputError: where there is no phrase, one is empty, or one is longer than the model reads.
+        """
+        phrases = [phrase.strip() for phrase in phrases]
+        if not phrases or not all(phrases):
+            raise InputError("There is nothing to look for: a phrase is empty.")
+        for phrase in phrases:
+            tokens, limit = self._tokens(phrase), int(self.tokenizer.context_length)  # type: ignore[attr-defined]
+            if tokens > limit:
+                raise InputError(
+                    f"{phrase[:40]!r}... takes {tokens} tokens, and {self.name} reads {limit}: it would not see the "
+                    f"end. Say it in fewer words, or separate phrases by ';'."
+                )
+        vectors = self.model.encode_text(self.tokenizer(phrases).to(self.device))
+        return F.normalize(vectors.float(), dim=-1)
+
+    def _tokens(self, phrase: str) -> int:
+        """How many tokens a phrase takes, with those of its beginning and its end."""
+        inner = getattr(self.tokenizer, "tokenizer", None)  # a Hugging Face tokenizer inside of open_clip's
+        if inner is not None:
+            return len(inner(phrase).input_ids)
+        return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]

@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the weights of a model are, and what to say where they are not."""
+
+from pathlib import Path
+from typing import Optional
+
+from nts_plugins.errors import InputError
+
+
+def given(path: Path, what: str) -> Path:
+    """The file that somebody named.
+
+    Raises:
+        InputError: where it is not there.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}, which is said to hold the weights of {what}, is not a file.")
+    return path
+
+
+def missing(what: str, file: str, source: str, folder: Path, reason: Optional[BaseException] = None) -> InputError:
+    """The error for weights that are neither on this machine nor can be fetched."""
+    because = f" Fetching them failed: {str(reason).splitlines()[0]}." if reason is not None and str(reason) else ""
+    return InputError(
+        f"The weights of {what} are not on this machine.{because} Put {file} from {source} into {folder}, or say where "
+        f"it is with --weights."
+    )
