@@ -13,12 +13,14 @@ import tyro
 from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.doctor import Doctor
 from nts_plugins.cli.export import Export
+from nts_plugins.cli.features import Features
 from nts_plugins.cli.mesh import Mesh
 from nts_plugins.cli.sample import Sample
 from nts_plugins.errors import InputError
 
 COMMANDS = {
     "sample": Sample,
+    "features": Features,
     "export": Export,
     "mesh": Mesh,
     "compare-geometry": CompareGeometry,

@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Literal, Optional, Tuple
+from typing import Any, Literal, Optional
 
 from nts_plugins.errors import InputError
 
@@ -39,6 +39,7 @@ class Mesh:
         """Draw, fuse and write. Raises InputError for what the user has to change."""
         import numpy as np
 
+        from nts_plugins.cli._progress import progress
         from nts_plugins.cli._runs import load_run
         from nts_plugins.surfaces.fusion import fuse
         from nts_plugins.surfaces.shots import training_shots
@@ -52,7 +53,7 @@ class Mesh:
         center, side = pipeline.datamanager.train_dataset.metadata["random_region"]
         side = self.region * side
         voxel = side / 512 if self.voxel is None else self.voxel / unit
-        with _progress() as (tell, say):
+        with progress("Views") as (tell, say):
             mesh, used = fuse(
                 lambda: training_shots(pipeline, np.array(center), side, self.depth, tell),
                 voxel,
@@ -90,26 +91,6 @@ def capture_from_training(outputs: Any) -> Any:
     matrix[:3] = outputs.dataparser_transform.detach().cpu().numpy()[:3]
     matrix[:3] *= float(outputs.dataparser_scale)
     return np.linalg.inv(matrix)
-
-
-def _progress() -> Any:
-    """A bar with the time left: a context that gives a function for its state and one for messages."""
-    from contextlib import contextmanager
-
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    @contextmanager
-    def shown():
-        columns = (TextColumn("Views"), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-        with Progress(*columns) as bars:
-            task = bars.add_task("", total=None)
-            functions: Tuple[Callable[[int, int], None], Callable[[str], None]] = (
-                lambda done, total: bars.update(task, completed=done, total=total),
-                bars.console.print,
-            )
-            yield functions
-
-    return shown()
 
 
 def _write(path: Path, mesh: Any) -> None:

@@ -96,6 +96,10 @@ class SplatDataset(InputDataset):
         width, height = self._file_sizes[index]
         return max(1, int(width * self.scale_factor)), max(1, int(height * self.scale_factor))
 
+    def is_undistorted(self, image_idx: int) -> bool:
+        """Whether a picture was warped, so that it is not the whole file any more."""
+        return self._undistortions[image_idx] is not None
+
     def get_numpy_image(self, image_idx: int) -> npt.NDArray[np.uint8]:
         """The undistorted picture, [H, W, 3] or, with an alpha channel, [H, W, 4]; uint8."""
         image = pictures.read_image(self.image_filenames[image_idx])

@@ -57,12 +57,20 @@ class Regions:
 class ImageEncoder(Protocol):
     """Pictures to vectors."""
 
-    name: str
-    """Says which model with which weights: features of two names must not be compared."""
-    width: int
-    """C, length of a vector."""
-    picture_size: int
-    """Side of the square pictures that it wants, in pixels."""
+    @property
+    def name(self) -> str:
+        """Says which model with which weights: features of two names must not be compared."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """C, length of a vector."""
+        ...
+
+    @property
+    def picture_size(self) -> int:
+        """Side of the square pictures that it wants, in pixels."""
+        ...
 
     def encode_pictures(self, pictures: Tensor) -> Tensor:
         """[B, 3, S, S] colours in [0, 1] to [B, C] vectors of unit length. No gradient."""
@@ -73,10 +81,15 @@ class ImageEncoder(Protocol):
 class TextEncoder(Protocol):
     """Phrases to vectors of the same space as some encoder's pictures."""
 
-    name: str
-    """That of the encoder of pictures that it belongs to."""
-    width: int
-    """C, length of a vector."""
+    @property
+    def name(self) -> str:
+        """That of the encoder of pictures that it belongs to."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """C, length of a vector."""
+        ...
 
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """T phrases to [T, C] vectors of unit length. No gradient.
@@ -91,8 +104,10 @@ class TextEncoder(Protocol):
 class MaskGenerator(Protocol):
     """Pictures to regions."""
 
-    name: str
-    """Says which model with which weights and settings."""
+    @property
+    def name(self) -> str:
+        """Says which model with which weights and settings."""
+        ...
 
     def masks(self, picture: Tensor) -> List["LevelMasks"]:
         """[H, W, 3] colours in [0, 1] to masks on every level of :data:`LEVELS`."""
@@ -113,8 +128,15 @@ class LevelMasks:
 class RegionEncoder(Protocol):
     """Pictures to regions with features."""
 
-    name: str
-    width: int
+    @property
+    def name(self) -> str:
+        """Says all that regions and features depend on; up to the first " / " the space of the features."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """C, length of a feature."""
+        ...
 
     def encode(self, picture: Tensor) -> Regions:
         """[H, W, 3] colours in [0, 1] to the regions of all levels."""

@@ -7,8 +7,6 @@ they are, without "a photo of a".
 
 import os
 import pickle
-from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -17,70 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nts_plugins.encoders import weights
+from nts_plugins.encoders.settings import OpenClipSettings
 from nts_plugins.errors import InputError
 
 EVERY_LANGUAGE = ("xlm-roberta", "mt5", "nllb", "i18n", "SigLIP2")
 """In the names of models whose phrases may be in other languages than English."""
-
-
-@dataclass
-class OpenClipConfig:
-    """Which model of open_clip, with which weights."""
-
-    model: str = "ViT-B-16"
-    """Its name in open_clip."""
-    pretrained: str = "laion2b_s34b_b88k"
-    """The name of its weights there. With ``weights`` it may be any name: features of two names are never compared."""
-    weights: Optional[Path] = None
-    """A file that holds these weights. None fetches them from where open_clip knows them to be, once."""
-    batch: int = 64
-    """Pictures at once."""
-
-    @property
-    def name(self) -> str:
-        """Of the space of the vectors."""
-        return f"{self.model} {self.pretrained}"
-
-    def setup(self, device: torch.device) -> "OpenClip":
-        """The model on a device; on a GPU in half precision, as LangSplat has it.
-
-        Raises:
-            InputError: where open_clip knows no such model or weights, or the weights are not to be had.
-        """
-        import open_clip
-
-        if open_clip.get_model_config(self.model) is None:
-            raise InputError(f"open_clip knows no model {self.model!r}. It knows {', '.join(open_clip.list_models())}.")
-        published = dict(open_clip.get_pretrained_cfg(self.model, self.pretrained))
-        if self.weights is None and not published:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(self.model)) or "none"
-            raise InputError(f"open_clip knows no weights {self.pretrained!r} of {self.model}. It knows {tags}.")
-        file = self._fetched(published) if self.weights is None else weights.given(self.weights, self.name)
-        try:
-            model = open_clip.create_model(
-                self.model,
-                pretrained=str(file),
-                precision="fp16" if device.type == "cuda" else "fp32",
-                device=device,
-                force_quick_gelu=bool(published.get("quick_gelu", False)),
-                # How pictures are to be made belongs to the weights, which are a mere file here.
-                force_preprocess_cfg={key: published[key] for key in ("mean", "std") if published.get(key)},
-            )
-        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{file} does not hold weights of {self.model}: {str(error).splitlines()[0]}") from error
-        return OpenClip(model, open_clip.get_tokenizer(self.model), self.name, batch=self.batch)
-
-    def _fetched(self, published: Dict[str, Any]) -> Path:
-        """The file of the published weights, which open_clip keeps where its hub does."""
-        import open_clip
-
-        repository, file = os.path.split(published.get("hf_hub") or published["url"])
-        try:
-            return Path(open_clip.download_pretrained(published))
-        except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
-            folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
-            file = file or "open_clip_pytorch_model.bin"
-            raise weights.missing(self.name, file, f"{repository} on the hub", folder, error) from error
 
 
 class OpenClip:
@@ -100,14 +39,51 @@ class OpenClip:
         cfg = open_clip.get_model_preprocess_cfg(model)
         size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         self.picture_size = int(size)
+        self._width: Optional[int] = None
         some = next(model.visual.parameters())
         self.device, self.dtype = some.device, some.dtype
         self._mean, self._std = (torch.tensor(cfg[key], device=self.device).view(3, 1, 1) for key in ("mean", "std"))
 
-    @cached_property
+    @classmethod
+    def load(cls, settings: OpenClipSettings, device: torch.device) -> "OpenClip":
+        """The model on a device; on a GPU in half precision, as LangSplat has it.
+
+        Raises:
+            InputError: where open_clip knows no such model or weights, or the weights are not to be had.
+        """
+        import open_clip
+
+        model, tag = settings.model, settings.pretrained
+        if open_clip.get_model_config(model) is None:
+            raise InputError(f"open_clip knows no model {model!r}. It knows {', '.join(open_clip.list_models())}.")
+        published = dict(open_clip.get_pretrained_cfg(model, tag))
+        if settings.weights is not None:
+            file = weights.given(settings.weights, settings.name)
+        elif published:
+            file = _fetched(settings.name, published)
+        else:
+            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+            raise InputError(f"open_clip knows no weights {tag!r} of {model}. It knows {tags}.")
+        try:
+            made = open_clip.create_model(
+                model,
+                pretrained=str(file),
+                precision="fp16" if device.type == "cuda" else "fp32",
+                device=device,
+                force_quick_gelu=bool(published.get("quick_gelu", False)),
+                # How pictures are to be made belongs to the weights, which are a mere file here.
+                force_preprocess_cfg={key: published[key] for key in ("mean", "std") if published.get(key)},
+            )
+        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+            raise InputError(f"{file} does not hold weights of {model}: {str(error).splitlines()[0]}") from error
+        return cls(made, open_clip.get_tokenizer(model), settings.name, batch=settings.batch)
+
+    @property
     def width(self) -> int:
         """C, length of a vector."""
-        return int(self.encode_phrases(["object"]).shape[1])
+        if self._width is None:
+            self._width = int(self.encode_phrases(["object"]).shape[1])
+        return self._width
 
     @property
     def languages(self) -> Optional[Tuple[str, ...]]:
@@ -151,3 +127,16 @@ class OpenClip:
         if inner is not None:
             return len(inner(phrase).input_ids)
         return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]
+
+
+def _fetched(name: str, published: Dict[str, Any]) -> Path:
+    """The file of published weights, which open_clip keeps where its hub does."""
+    import open_clip
+
+    repository, file = os.path.split(published.get("hf_hub") or published["url"])
+    try:
+        return Path(open_clip.download_pretrained(published))
+    except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
+        folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        file = file or "open_clip_pytorch_model.bin"
+        raise weights.missing(name, file, f"{repository} on the hub", folder, "--clip.weights", error) from error

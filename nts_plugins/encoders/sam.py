@@ -9,7 +9,7 @@ and what one of the three answered stays on its level. Settings are those of Lan
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator, List, Optional, Tuple
+from typing import Any, Iterator, List, Tuple
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from nts_plugins.encoders import weights
 from nts_plugins.encoders.base import LEVELS, LevelMasks
+from nts_plugins.encoders.settings import SamSettings
 from nts_plugins.errors import InputError
 
 PUBLISHED = {
@@ -27,66 +28,6 @@ PUBLISHED = {
 """Model to the file of its published weights."""
 SOURCE = "https://dl.fbaipublicfiles.com/segment_anything"
 """Where they are."""
-
-
-@dataclass
-class SamConfig:
-    """Which model of Segment Anything, and where and how it is asked."""
-
-    model: str = "vit_h"
-    """vit_h, vit_l or vit_b."""
-    weights: Optional[Path] = None
-    """A file of its weights. None fetches the published ones, once."""
-    points_per_side: int = 32
-    """So many points across a picture, and as many down."""
-    points_at_once: int = 64
-    """In one run of the decoder."""
-    least_iou: float = 0.7
-    """What SAM itself must think of a mask (0.88 in its own generator)."""
-    least_stability: float = 0.85
-    """Share of a mask that stays when its border is drawn more strictly or more loosely by 1 (0.95 there)."""
-    largest_box_overlap: float = 0.7
-    """Of the boxes of two masks, above which the lesser one goes."""
-    crop_layers: int = 1
-    """1 asks again in four overlapping quarters, 2 in sixteen more (0 there)."""
-    smallest_region: int = 100
-    """Holes and islands of fewer pixels are filled and removed (0 there)."""
-
-    @property
-    def name(self) -> str:
-        """Of the model and all settings that masks depend on."""
-        asked = f"{self.points_per_side} {self.least_iou:g} {self.least_stability:g} {self.largest_box_overlap:g}"
-        return f"sam {self.model} {asked} {self.crop_layers} {self.smallest_region}"
-
-    def setup(self, device: torch.device) -> "Sam":
-        """The model on a device.
-
-        Raises:
-            InputError: where there is no such model, or its weights are not to be had.
-        """
-        from segment_anything import sam_model_registry
-
-        if self.model not in PUBLISHED:
-            raise InputError(f"Segment Anything has no model {self.model!r}. It has {', '.join(PUBLISHED)}.")
-        file = self._fetched() if self.weights is None else weights.given(self.weights, f"SAM {self.model}")
-        model = sam_model_registry[self.model]()
-        try:
-            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise InputError(
-                f"{file} does not hold weights of SAM {self.model}: {str(error).splitlines()[0]}"
-            ) from error
-        return Sam(model.to(device).eval(), self)
-
-    def _fetched(self) -> Path:
-        file = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[self.model]
-        if not file.is_file():
-            try:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                torch.hub.download_url_to_file(f"{SOURCE}/{file.name}", str(file))
-            except OSError as error:
-                raise weights.missing(f"SAM {self.model}", file.name, SOURCE, file.parent, error) from error
-        return file
 
 
 @dataclass
@@ -123,25 +64,45 @@ class Sam:
 
     Args:
         model: a ``segment_anything.modeling.Sam``.
-        config: where and how it is asked.
+        settings: where and how it is asked.
     """
 
-    def __init__(self, model: Any, config: SamConfig) -> None:
+    def __init__(self, model: Any, settings: SamSettings) -> None:
         from segment_anything import SamPredictor
 
-        self.config, self.name = config, config.name
-        self.predictor = SamPredictor(model)
+        self.settings, self.name = settings, settings.name
+        self.predictor = SamPredictor(model.eval())
+
+    @classmethod
+    def load(cls, settings: SamSettings, device: torch.device) -> "Sam":
+        """The model on a device.
+
+        Raises:
+            InputError: where there is no such model, or its weights are not to be had.
+        """
+        from segment_anything import sam_model_registry
+
+        name = settings.model
+        if name not in PUBLISHED:
+            raise InputError(f"Segment Anything has no model {name!r}. It has {', '.join(PUBLISHED)}.")
+        file = _fetched(name) if settings.weights is None else weights.given(settings.weights, f"SAM {name}")
+        model = sam_model_registry[name]()
+        try:
+            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
+        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
+            raise InputError(f"{file} does not hold weights of SAM {name}: {str(error).splitlines()[0]}") from error
+        return cls(model.to(device), settings)
 
     @torch.no_grad()
     def masks(self, picture: Tensor) -> List[LevelMasks]:
         """[H, W, 3] colours in [0, 1] to masks of each of :data:`LEVELS`, on the CPU; there may be none."""
         from segment_anything.utils.amg import build_all_layer_point_grids, generate_crop_boxes
 
-        config = self.config
+        settings = self.settings
         image = (picture.clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
         size = image.shape[:2]
-        grids = build_all_layer_point_grids(config.points_per_side, config.crop_layers, 1)
-        boxes, layers = generate_crop_boxes(size, config.crop_layers, 512 / 1500)
+        grids = build_all_layer_point_grids(settings.points_per_side, settings.crop_layers, 1)
+        boxes, layers = generate_crop_boxes(size, settings.crop_layers, 512 / 1500)
         found: List[List[_Found]] = [[] for _ in LEVELS]
         for box, layer in zip(boxes, layers, strict=True):
             for level, some in self._of_crop(image, box, grids[layer]):
@@ -152,7 +113,7 @@ class Sam:
         """What each level has in a crop, copies left out."""
         left, top, right, bottom = box
         self.predictor.set_image(np.ascontiguousarray(image[top:bottom, left:right]))
-        points, at_once = grid * [right - left, bottom - top], self.config.points_at_once
+        points, at_once = grid * [right - left, bottom - top], self.settings.points_at_once
         found: List[List[_Found]] = [[] for _ in LEVELS]
         for some in np.array_split(points, range(at_once, len(points), at_once)):
             logits, believed = self._asked(some, (bottom - top, right - left))
@@ -161,7 +122,7 @@ class Sam:
         self.predictor.reset_image()
         for level, pieces in enumerate(found):
             all_points = _Found.joined(pieces)
-            keep = kept_boxes(all_points.boxes, all_points.believed, self.config.largest_box_overlap)
+            keep = kept_boxes(all_points.boxes, all_points.believed, self.settings.largest_box_overlap)
             yield level, all_points.kept(keep)
 
     def _good(self, logits: Tensor, believed: Tensor, box: List[int], size: Tuple[int, int]) -> _Found:
@@ -169,7 +130,7 @@ class Sam:
         from segment_anything.utils import amg
 
         stability = amg.calculate_stability_score(logits, self.predictor.model.mask_threshold, 1.0)
-        good = (believed > self.config.least_iou) & (stability >= self.config.least_stability)
+        good = (believed > self.settings.least_iou) & (stability >= self.settings.least_stability)
         masks = logits[good] > self.predictor.model.mask_threshold
         corners = amg.batched_mask_to_box(masks)
         within = ~amg.is_box_near_crop_edge(corners, box, [0, 0, size[1], size[0]])
@@ -191,19 +152,31 @@ class Sam:
         """What is left of all crops' masks: small crops see better, and holes and islands go."""
         from segment_anything.utils import amg
 
-        found, overlap = _Found.joined(pieces), self.config.largest_box_overlap
+        found, overlap = _Found.joined(pieces), self.settings.largest_box_overlap
         found = found.kept(kept_boxes(found.boxes, 1.0 / found.crop_areas, overlap))
         masks = unpacked(found.bits, size)
-        if self.config.smallest_region <= 0 or len(masks) == 0:
+        if self.settings.smallest_region <= 0 or len(masks) == 0:
             return LevelMasks(masks, found.scores)
         untouched = torch.zeros(len(masks))
         for number, mask in enumerate(masks):
-            filled, holes = amg.remove_small_regions(mask.numpy(), self.config.smallest_region, mode="holes")
-            clean, islands = amg.remove_small_regions(filled, self.config.smallest_region, mode="islands")
+            filled, holes = amg.remove_small_regions(mask.numpy(), self.settings.smallest_region, mode="holes")
+            clean, islands = amg.remove_small_regions(filled, self.settings.smallest_region, mode="islands")
             untouched[number] = float(not holes and not islands)
             masks[number] = torch.as_tensor(clean)
         keep = kept_boxes(amg.batched_mask_to_box(masks).float(), untouched, overlap)
         return LevelMasks(masks[keep], found.scores[keep])
+
+
+def _fetched(model: str) -> Path:
+    """The file of published weights, where torch keeps such files."""
+    file = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[model]
+    if not file.is_file():
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(f"{SOURCE}/{file.name}", str(file))
+        except OSError as error:
+            raise weights.missing(f"SAM {model}", file.name, SOURCE, file.parent, "--sam.weights", error) from error
+    return file
 
 
 def unpacked(bits: np.ndarray, size: Tuple[int, int]) -> Tensor:

@@ -18,10 +18,12 @@ def given(path: Path, what: str) -> Path:
     return path
 
 
-def missing(what: str, file: str, source: str, folder: Path, reason: Optional[BaseException] = None) -> InputError:
+def missing(
+    what: str, file: str, source: str, folder: Path, option: str, reason: Optional[BaseException] = None
+) -> InputError:
     """The error for weights that are neither on this machine nor can be fetched."""
     because = f" Fetching them failed: {str(reason).splitlines()[0]}." if reason is not None and str(reason) else ""
     return InputError(
         f"The weights of {what} are not on this machine.{because} Put {file} from {source} into {folder}, or say where "
-        f"it is with --weights."
+        f"it is with {option}."
     )

@@ -30,7 +30,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_leftovers(target)
-    prefix = f"{_prefix(target)}{_machine()}-{os.getpid()}-"
+    prefix = f"{_prefix(target)}{machine()}-{os.getpid()}-"
     work = Path(tempfile.mkdtemp(prefix=prefix, dir=target.parent))
     try:
         yield work
@@ -120,9 +120,9 @@ def _replace(work: Path, target: Path) -> None:
 def remove_leftovers(target: Path) -> None:
     """Remove the hidden folders that killed runs for the same place left behind."""
     for leftover in target.parent.glob(_prefix(target) + "*"):
-        machine, _, process = leftover.name[len(_prefix(target)) :].rpartition("-")[0].rpartition("-")
-        known = machine == _machine() and process.isdecimal()
-        if not _lives(int(process)) if known else _age(leftover) > STALE_SECONDS:
+        where, _, process = leftover.name[len(_prefix(target)) :].rpartition("-")[0].rpartition("-")
+        known = where == machine() and process.isdecimal()
+        if not lives(int(process)) if known else age(leftover) > STALE_SECONDS:
             shutil.rmtree(leftover, ignore_errors=True)
 
 
@@ -130,11 +130,12 @@ def _prefix(target: Path) -> str:
     return f".{target.name}.partial-"
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Name of this machine, letters and digits only."""
     return "".join(letter for letter in socket.gethostname() if letter.isalnum())
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
     """Whether a process of this machine is still there; on Windows nobody can be asked without harm."""
     if os.name == "nt":
         return True
@@ -147,7 +148,8 @@ def _lives(process: int) -> bool:
     return True
 
 
-def _age(folder: Path) -> float:
-    """Seconds since anything was made in a folder."""
-    folders = [folder, *(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
-    return time.time() - max((path.stat().st_mtime for path in folders), default=time.time())
+def age(path: Path) -> float:
+    """Seconds since a file was written, or anything was made in a folder; 0 for what is not there."""
+    changed = [path, *(each for each in path.iterdir() if each.is_dir())] if path.is_dir() else [path]
+    times = [each.stat().st_mtime for each in changed if each.exists()]
+    return time.time() - max(times) if times else 0.0

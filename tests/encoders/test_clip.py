@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nts_plugins.encoders.base import ImageEncoder, TextEncoder
-from nts_plugins.encoders.clip import OpenClipConfig
+from nts_plugins.encoders.clip import OpenClip
+from nts_plugins.encoders.settings import OpenClipSettings
 from nts_plugins.errors import InputError
 from tests.encoders import small
 
@@ -74,8 +75,8 @@ def test_a_phrase_that_would_be_cut_off_is_an_error(clip):
 
 def test_weights_of_a_file(tiny_model):
     name, file, model = tiny_model
-    config = OpenClipConfig(model=name, pretrained="mine", weights=file)
-    found = config.setup(torch.device("cpu"))
+    settings = OpenClipSettings(model=name, pretrained="mine", weights=file)
+    found = OpenClip.load(settings, torch.device("cpu"))
     assert found.name == "tiny-test mine"
     pictures = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -96,7 +97,7 @@ def test_weights_of_another_model_are_an_error(tiny_model, tmp_path):
     torch.save({"nothing": torch.zeros(1)}, other)
     for file in (other, _written(tmp_path / "text.pt")):
         with pytest.raises(InputError, match="does not hold weights of tiny-test"):
-            OpenClipConfig(model=name, weights=file).setup(torch.device("cpu"))
+            OpenClip.load(OpenClipSettings(model=name, weights=file), torch.device("cpu"))
 
 
 def _written(path: Path) -> Path:
@@ -106,11 +107,11 @@ def _written(path: Path) -> Path:
 
 def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="knows no model 'ViT-Z'.*ViT-B-16"):
-        OpenClipConfig(model="ViT-Z").setup(torch.device("cpu"))
+        OpenClip.load(OpenClipSettings(model="ViT-Z"), torch.device("cpu"))
     with pytest.raises(InputError, match="knows no weights 'nobody'.*laion2b_s34b_b88k"):
-        OpenClipConfig(pretrained="nobody").setup(torch.device("cpu"))
+        OpenClip.load(OpenClipSettings(pretrained="nobody"), torch.device("cpu"))
     with pytest.raises(InputError, match="gone.pt, which is said to hold the weights of ViT-B-16"):
-        OpenClipConfig(weights=tmp_path / "gone.pt").setup(torch.device("cpu"))
+        OpenClip.load(OpenClipSettings(weights=tmp_path / "gone.pt"), torch.device("cpu"))
 
     def offline(*_, **__):
         raise OSError("no way out")
@@ -118,6 +119,11 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("open_clip.download_pretrained", offline)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(InputError) as caught:
-        OpenClipConfig().setup(torch.device("cpu"))
-    for part in ("open_clip_pytorch_model.bin", "laion/CLIP-ViT-B-16-laion2B-s34B-b88K", str(tmp_path), "--weights"):
+        OpenClip.load(OpenClipSettings(), torch.device("cpu"))
+    for part in (
+        "open_clip_pytorch_model.bin",
+        "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
+        str(tmp_path),
+        "--clip.weights",
+    ):
         assert part in str(caught.value)

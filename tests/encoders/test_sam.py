@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from nts_plugins.encoders.base import LEVELS, MaskGenerator
-from nts_plugins.encoders.sam import PUBLISHED, Sam, SamConfig, kept_boxes, unpacked
+from nts_plugins.encoders.sam import PUBLISHED, Sam, kept_boxes, unpacked
+from nts_plugins.encoders.settings import SamSettings
 from nts_plugins.errors import InputError
 from tests.encoders import small
 
@@ -26,8 +27,8 @@ class Squares(Sam):
 
 
 def test_a_small_model_answers_on_every_level():
-    config = SamConfig(points_per_side=4, points_at_once=5, least_iou=-10.0, least_stability=0.0, smallest_region=4)
-    sam = Sam(small.sam_model(), config)
+    settings = SamSettings(points_per_side=4, points_at_once=5, least_iou=-10.0, least_stability=0.0, smallest_region=4)
+    sam = Sam(small.sam_model(), settings)
     assert isinstance(sam, MaskGenerator)
     found = sam.masks(torch.rand(48, 64, 3))
     assert len(found) == len(LEVELS)
@@ -48,7 +49,7 @@ def test_answers_are_those_of_segment_anythings_own_predictor():
     wanted, believed, _ = predictor.predict(
         np.array([[20.0, 10.0]]), np.array([1]), multimask_output=True, return_logits=True
     )
-    sam = Sam(model, SamConfig())
+    sam = Sam(model, SamSettings())
     sam.predictor.set_image(image)
     logits, found = sam._asked(np.array([[20.0, 10.0]]), (48, 64))
     np.testing.assert_allclose(logits[0].numpy(), wanted, atol=1e-5)
@@ -57,7 +58,7 @@ def test_answers_are_those_of_segment_anythings_own_predictor():
 
 @pytest.mark.parametrize("layers", [0, 1])
 def test_levels_stay_apart(layers):
-    sam = Squares(small.sam_model(), SamConfig(points_per_side=4, crop_layers=layers, smallest_region=0))
+    sam = Squares(small.sam_model(), SamSettings(points_per_side=4, crop_layers=layers, smallest_region=0))
     found = sam.masks(torch.zeros(64, 96, 3))
     for level, half in zip(found, SIZES, strict=True):
         inner = [mask for mask in level.masks if not _touches_border(mask)]
@@ -73,7 +74,7 @@ def _touches_border(mask):
 
 def test_masks_that_a_crop_cuts_off_are_left_out():
     """The quarters' inner borders cut squares in two; those halves must not come out as regions."""
-    sam = Squares(small.sam_model(), SamConfig(points_per_side=8, crop_layers=1, smallest_region=0))
+    sam = Squares(small.sam_model(), SamSettings(points_per_side=8, crop_layers=1, smallest_region=0))
     for level, half in zip(sam.masks(torch.zeros(96, 128, 3)), SIZES, strict=True):
         for mask in level.masks:
             if not _touches_border(mask):
@@ -81,7 +82,7 @@ def test_masks_that_a_crop_cuts_off_are_left_out():
 
 
 def test_what_is_not_believed_goes():
-    sam = Squares(small.sam_model(), SamConfig(points_per_side=3, crop_layers=0, least_iou=0.87, smallest_region=0))
+    sam = Squares(small.sam_model(), SamSettings(points_per_side=3, crop_layers=0, least_iou=0.87, smallest_region=0))
     counts = [len(level.masks) for level in sam.masks(torch.zeros(64, 64, 3))]
     assert counts[0] == 9 and counts[1] > 0 and counts[2] == 0
 
@@ -94,11 +95,11 @@ def test_small_holes_are_filled_and_small_islands_go():
             logits[:, 2, 60:62, 60:62] = 10.0
             return logits, believed
 
-    config = SamConfig(points_per_side=1, crop_layers=0, smallest_region=10)
-    whole = Holed(small.sam_model(), config).masks(torch.zeros(64, 64, 3))[2].masks
+    settings = SamSettings(points_per_side=1, crop_layers=0, smallest_region=10)
+    whole = Holed(small.sam_model(), settings).masks(torch.zeros(64, 64, 3))[2].masks
     assert whole.shape[0] == 1 and bool(whole[0, 30, 30]) and not bool(whole[0, 60, 60])
-    config.smallest_region = 0
-    whole = Holed(small.sam_model(), config).masks(torch.zeros(64, 64, 3))[2].masks
+    settings.smallest_region = 0
+    whole = Holed(small.sam_model(), settings).masks(torch.zeros(64, 64, 3))[2].masks
     assert not bool(whole[0, 30, 30]) and bool(whole[0, 60, 60])
 
 
@@ -116,13 +117,13 @@ def test_bits_are_kept_exactly():
 def test_weights_that_are_missing_or_others_are_named(tmp_path, monkeypatch):
     device = torch.device("cpu")
     with pytest.raises(InputError, match="no model 'vit_x'.*vit_h"):
-        SamConfig(model="vit_x").setup(device)
+        Sam.load(SamSettings(model="vit_x"), device)
     with pytest.raises(InputError, match="gone.pth"):
-        SamConfig(weights=tmp_path / "gone.pth").setup(device)
+        Sam.load(SamSettings(weights=tmp_path / "gone.pth"), device)
     other = tmp_path / "other.pth"
     torch.save({"nothing": torch.zeros(1)}, other)
     with pytest.raises(InputError, match="other.pth does not hold weights of SAM vit_b"):
-        SamConfig(model="vit_b", weights=other).setup(device)
+        Sam.load(SamSettings(model="vit_b", weights=other), device)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
 
     def offline(*_, **__):
@@ -130,6 +131,6 @@ def test_weights_that_are_missing_or_others_are_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
     with pytest.raises(InputError) as caught:
-        SamConfig().setup(device)
-    for part in (PUBLISHED["vit_h"], "segment_anything", str(tmp_path / "checkpoints"), "--weights", "no way out"):
+        Sam.load(SamSettings(), device)
+    for part in (PUBLISHED["vit_h"], "segment_anything", str(tmp_path / "checkpoints"), "--sam.weights", "no way out"):
         assert part in str(caught.value)

@@ -260,7 +260,7 @@ def test_a_killed_run_leaves_no_sample_and_the_next_one_cleans_up(tmp_path, with
 
 def test_what_may_belong_to_a_run_that_still_goes_is_kept(tmp_path, without_pictures, monkeypatch):
     target = tmp_path / "gallery"
-    own = f".gallery.partial-{folder_module._machine()}-{os.getpid()}-abc"
+    own = f".gallery.partial-{folder_module.machine()}-{os.getpid()}-abc"
     for name in (own, ".gallery.partial-elsewhere-1-abc", ".gallery.partial-abc"):
         (tmp_path / name).mkdir()
     write_sample(target, TINY)

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``nts features``: what text queries need from the pictures of a scene."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, List, Optional
+
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings
+from nts_plugins.errors import InputError, describe
+
+
+@dataclass
+class Features:
+    """Extract what text queries need from every picture of a scene: regions of three sizes (Segment Anything), and what
+    each of them shows (open_clip).
+
+    A picture that has its features already is not looked at again, so that the same command goes on after a kill. Start
+    it several times, on one machine or on more that share a disk, to have several work at once.
+    """
+
+    data: Path
+    """The scene, as for ns-train."""
+    dataparser: str = "nerfstudio-data"
+    """How to read it: what ns-train would have at its end, as one string ("blender-data --alpha-color black")."""
+    scale: float = 1.0
+    """Size of the pictures relative to the files; as --pipeline.datamanager.camera-res-scale-factor in training."""
+    output_dir: Optional[Path] = None
+    """Folder of the features; by default one of its own below the scene's, named by the models and their settings."""
+    clip: OpenClipSettings = field(default_factory=OpenClipSettings)
+    """What the regions are shown to."""
+    sam: SamSettings = field(default_factory=SamSettings)
+    """What draws the regions."""
+    tallest: int = 1080
+    """Pictures of more rows are made smaller first."""
+    device: Optional[str] = None
+    """cuda, cpu, ...; by default the GPU where there is one."""
+    from_langsplat: Optional[Path] = None
+    """Take the features out of this folder of LangSplat's files (NAME_f.npy, NAME_s.npy) instead of extracting them;
+    --clip then says which model made them."""
+    to_langsplat: Optional[Path] = None
+    """Also write them there as LangSplat's files."""
+
+    def run(self) -> int:
+        """Extract, and say what was done. Raises InputError for what the user has to change."""
+        import torch
+
+        from nts_plugins.cli._progress import progress
+        from nts_plugins.data.extraction import ScenePictures, extract
+        from nts_plugins.data.features import FeatureStore, default_folder
+
+        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        masks = "langsplat's files" if self.from_langsplat else f"{self.sam.name} / {self.tallest}"
+        encoder = f"{self.clip.name} / {masks}"
+        folder = self.output_dir or default_folder(self.data, encoder)
+        store = FeatureStore(folder, encoder)
+        pictures = ScenePictures(self._dataparser(), self.scale)
+        with progress("Pictures") as (tell, _):
+            if self.from_langsplat is not None:
+                without = _imported(self.from_langsplat, pictures, store, tell)
+                said = [f"{folder}: features of {len(pictures) - len(without)} pictures, from {self.from_langsplat}."]
+                said += [f"There are no files of {describe(without)}."] if without else []
+            else:
+                outcome = extract(pictures, store, lambda: self._encoder(encoder, device), tell)
+                said = [f"{folder}: features of {len(outcome.made)} pictures made, {len(outcome.there)} were there."]
+                said += [f"Another worker is at {describe(outcome.elsewhere)}."] if outcome.elsewhere else []
+                said += [f"No region was found in {describe(outcome.empty)}."] if outcome.empty else []
+            if self.to_langsplat is not None:
+                _exported(self.to_langsplat, pictures, store, tell)
+        print("\n".join(said))
+        return 0
+
+    def _encoder(self, name: str, device: Any) -> Any:
+        from nts_plugins.encoders.clip import OpenClip
+        from nts_plugins.encoders.regions import MaskedRegions
+        from nts_plugins.encoders.sam import Sam
+
+        made = MaskedRegions(Sam.load(self.sam, device), OpenClip.load(self.clip, device), self.tallest)
+        assert made.name == name
+        return made
+
+    def _dataparser(self) -> Any:
+        import tyro
+        from nerfstudio.configs.dataparser_configs import AnnotatedDataParserUnion
+
+        try:
+            config = tyro.cli(AnnotatedDataParserUnion, args=shlex.split(self.dataparser))  # type: ignore[arg-type]
+        except (SystemExit, ValueError) as error:
+            raise InputError(
+                f"--dataparser {self.dataparser!r} is none of nerfstudio's, or has other options."
+            ) from error
+        config.data = self.data
+        return config
+
+
+def _imported(folder: Path, pictures: Any, store: Any, tell: Any) -> List[str]:
+    """LangSplat's files of a scene's pictures into the store; names of pictures that have none."""
+    from dataclasses import replace
+
+    import torch
+
+    from nts_plugins.data import langsplat_files
+    from nts_plugins.data.features import key_of
+
+    if not folder.is_dir():
+        raise InputError(f"There is no folder {folder}.")
+    without = []
+    for number, (name, read) in enumerate(pictures):
+        tell(number, len(pictures))
+        regions = langsplat_files.read(folder, Path(name).stem)
+        if regions is None:
+            without.append(name)
+            continue
+        ids = [torch.from_numpy(pictures.align(number, level.numpy())) for level in regions.ids]
+        store.write(key_of(read()), replace(regions, ids=torch.stack(ids)), name)
+    tell(len(pictures), len(pictures))
+    if len(without) == len(pictures):
+        raise InputError(f"{folder} has no files of any picture, such as {Path(without[0]).stem}_f.npy.")
+    return without
+
+
+def _exported(folder: Path, pictures: Any, store: Any, tell: Any) -> None:
+    from nts_plugins.data import langsplat_files
+    from nts_plugins.data.features import key_of
+
+    keys = [(key_of(read()), name) for name, read in pictures]
+    store.check(keys)
+    for number, (key, name) in enumerate(keys):
+        tell(number, len(keys))
+        langsplat_files.write(folder, Path(name).stem, store.read(key))
+    tell(len(keys), len(keys))
