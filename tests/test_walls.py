@@ -24,7 +24,7 @@ BACKENDS = tuple(
 """All that draws: what is not named here as the face of the room is a backend or a part of one."""
 LIBRARY_ROOMS = tuple(
     f"nts_plugins.{room}"
-    for room in ("rasterization", "fields", "files", "gaussians", "kernels", "losses", "appearance")
+    for room in ("rasterization", "fields", "files", "gaussians", "kernels", "losses", "appearance", "queries")
 )
 
 
