@@ -99,11 +99,11 @@ def extract(
         if key in store:
             outcome.there.append(name)
             continue
+        loaded = loaded or encoder()  # Before anything is written: it may be missing.
         with store.claim(key) as mine:
             if not mine or key in store:
                 (outcome.elsewhere if not mine else outcome.there).append(name)
                 continue
-            loaded = loaded or encoder()
             regions = loaded.encode(as_seen(pixels))
             store.write(key, regions, name)
         outcome.made.append(name)
