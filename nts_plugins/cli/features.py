@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Optional
 
-from nts_plugins.encoders.settings import OpenClipSettings, SamSettings
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, name_of_regions
 from nts_plugins.errors import InputError, describe
 
 
@@ -50,8 +50,9 @@ class Features:
         from nts_plugins.data.features import FeatureStore, default_folder
 
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        masks = "langsplat's files" if self.from_langsplat else f"{self.sam.name} / {self.tallest}"
-        encoder = f"{self.clip.name} / {masks}"
+        encoder = name_of_regions(self.clip.name, self.sam.name, self.tallest)
+        if self.from_langsplat is not None:
+            encoder = f"{self.clip.name} / langsplat's files"
         folder = self.output_dir or default_folder(self.data, encoder)
         store = FeatureStore(folder, encoder)
         pictures = ScenePictures(self._dataparser(), self.scale)
@@ -61,7 +62,7 @@ class Features:
                 said = [f"{folder}: features of {len(pictures) - len(without)} pictures, from {self.from_langsplat}."]
                 said += [f"There are no files of {describe(without)}."] if without else []
             else:
-                outcome = extract(pictures, store, lambda: self._encoder(encoder, device), tell)
+                outcome = extract(pictures, store, lambda: self._encoder(device), tell)
                 said = [f"{folder}: features of {len(outcome.made)} pictures made, {len(outcome.there)} were there."]
                 said += [f"Another worker is at {describe(outcome.elsewhere)}."] if outcome.elsewhere else []
                 said += [f"No region was found in {describe(outcome.empty)}."] if outcome.empty else []
@@ -70,14 +71,12 @@ class Features:
         print("\n".join(said))
         return 0
 
-    def _encoder(self, name: str, device: Any) -> Any:
+    def _encoder(self, device: Any) -> Any:
         from nts_plugins.encoders.clip import OpenClip
         from nts_plugins.encoders.regions import MaskedRegions
         from nts_plugins.encoders.sam import Sam
 
-        made = MaskedRegions(Sam.load(self.sam, device), OpenClip.load(self.clip, device), self.tallest)
-        assert made.name == name
-        return made
+        return MaskedRegions(Sam.load(self.sam, device), OpenClip.load(self.clip, device), self.tallest)
 
     def _dataparser(self) -> Any:
         import tyro

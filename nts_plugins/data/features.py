@@ -11,7 +11,7 @@ import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, Sequence, Tuple
 
 import numpy.typing as npt
 import torch
@@ -186,9 +186,3 @@ def slug(encoder: str) -> str:
 def default_folder(data: Path, encoder: str) -> Path:
     """Where features of a scene are, if nobody says otherwise."""
     return (data if data.is_dir() else data.parent) / "features" / slug(encoder)
-
-
-def stores_of(data: Path) -> List[Path]:
-    """Folders of features beside a scene."""
-    place = (data if data.is_dir() else data.parent) / "features"
-    return sorted(path.parent for path in place.glob(f"*/{INDEX}"))

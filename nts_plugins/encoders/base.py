@@ -53,19 +53,24 @@ class Regions:
         return torch.where((ids >= 0)[..., None], self.features[ids.clamp_min(0)], 0.0)
 
 
-@runtime_checkable
-class ImageEncoder(Protocol):
-    """Pictures to vectors."""
+class Encoder(Protocol):
+    """Whatever makes vectors."""
 
     @property
     def name(self) -> str:
-        """Says which model with which weights: features of two names must not be compared."""
+        """Says all that the vectors depend on. Up to the first " / " it is the name of their space: vectors of two
+        spaces must not be compared."""
         ...
 
     @property
     def width(self) -> int:
         """C, length of a vector."""
         ...
+
+
+@runtime_checkable
+class ImageEncoder(Encoder, Protocol):
+    """Pictures to vectors."""
 
     @property
     def picture_size(self) -> int:
@@ -78,18 +83,8 @@ class ImageEncoder(Protocol):
 
 
 @runtime_checkable
-class TextEncoder(Protocol):
-    """Phrases to vectors of the same space as some encoder's pictures."""
-
-    @property
-    def name(self) -> str:
-        """That of the encoder of pictures that it belongs to."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """C, length of a vector."""
-        ...
+class TextEncoder(Encoder, Protocol):
+    """Phrases to vectors of the space of some encoder of pictures, whose name it has."""
 
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
         """T phrases to [T, C] vectors of unit length. No gradient.
@@ -125,18 +120,8 @@ class LevelMasks:
 
 
 @runtime_checkable
-class RegionEncoder(Protocol):
+class RegionEncoder(Encoder, Protocol):
     """Pictures to regions with features."""
-
-    @property
-    def name(self) -> str:
-        """Says all that regions and features depend on; up to the first " / " the space of the features."""
-        ...
-
-    @property
-    def width(self) -> int:
-        """C, length of a feature."""
-        ...
 
     def encode(self, picture: Tensor) -> Regions:
         """[H, W, 3] colours in [0, 1] to the regions of all levels."""

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from nts_plugins.encoders.base import LEVELS, ImageEncoder, MaskGenerator, Regions
 from nts_plugins.encoders.masks import CleanUp, kept, painted
+from nts_plugins.encoders.settings import name_of_regions
 
 
 @dataclass
@@ -25,7 +26,7 @@ class MaskedRegions:
     @property
     def name(self) -> str:
         """Of all that the regions and their features depend on."""
-        return f"{self.encoder.name} / {self.generator.name} / {self.tallest}"
+        return name_of_regions(self.encoder.name, self.generator.name, self.tallest)
 
     @property
     def width(self) -> int:

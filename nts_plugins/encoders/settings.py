@@ -53,3 +53,8 @@ class SamSettings:
         """Of the model and all settings that masks depend on."""
         asked = f"{self.points_per_side} {self.least_iou:g} {self.least_stability:g} {self.largest_box_overlap:g}"
         return f"sam {self.model} {asked} {self.crop_layers} {self.smallest_region}"
+
+
+def name_of_regions(encoder: str, generator: str, tallest: int) -> str:
+    """Of regions that a generator draws in pictures of so many rows at most, with an encoder's features."""
+    return f"{encoder} / {generator} / {tallest}"

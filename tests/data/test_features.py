@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from nts_plugins.data.features import FeatureStore, default_folder, key_of, slug, stores_of
+from nts_plugins.data.features import FeatureStore, default_folder, key_of, slug
 from nts_plugins.encoders.base import NOTHING, Regions
 from nts_plugins.errors import InputError
 
@@ -113,4 +113,4 @@ def test_each_encoder_has_a_folder_of_its_own_beside_the_scene(tmp_path: Path) -
     scene.write_text("{}")
     assert default_folder(scene, names[0]) == default_folder(tmp_path, names[0])
     FeatureStore(default_folder(tmp_path, names[0]), names[0]).write("a", some_regions(), "a.png")
-    assert stores_of(tmp_path) == [default_folder(tmp_path, names[0])]
+    assert list((tmp_path / "features").iterdir()) == [default_folder(tmp_path, names[0])]
