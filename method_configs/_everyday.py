@@ -6,7 +6,7 @@ of it, frozen). What is written here differs from it, with the reason.
 """
 
 from dataclasses import fields, replace
-from typing import Any, Dict, TypeVar
+from typing import Any, Dict, Optional, TypeVar
 
 from nerfstudio.configs.base_config import ViewerConfig
 
@@ -156,6 +156,14 @@ def motion_optimizers() -> Dict[str, Any]:
     }
 
 
+def language_optimizers() -> Dict[str, Any]:
+    """Rates of LangSplat's and LangSplatV2's programs, of splats' codes and of the words that all share."""
+    return {
+        "language": {"optimizer": AdamConfig(lr=2.5e-3), "scheduler": None},
+        "language_shared": {"optimizer": AdamConfig(lr=2.5e-3), "scheduler": None},
+    }
+
+
 def on_surfaces(model: Model) -> Model:
     """The model with what makes splats lie on surfaces, with the weights of the head."""
     head = SurfaceHeadConfig(
@@ -167,7 +175,12 @@ def on_surfaces(model: Model) -> Model:
     return replace(model, heads={"surface": head})
 
 
-def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[str, Any]) -> SplatTrainerConfig:
+def splat_trainer(
+    method_name: str,
+    model: SplatModelConfig,
+    optimizers: Dict[str, Any],
+    data: Optional[SplatDatamanagerConfig] = None,
+) -> SplatTrainerConfig:
     """How long, and what is saved, evaluated and shown on the way."""
     return SplatTrainerConfig(
         method_name=method_name,
@@ -177,7 +190,7 @@ def splat_trainer(method_name: str, model: SplatModelConfig, optimizers: Dict[st
         steps_per_eval_image=500,
         steps_per_eval_all_images=5000,
         mixed_precision=False,
-        pipeline=SplatPipelineConfig(datamanager=SplatDatamanagerConfig(), model=model),
+        pipeline=SplatPipelineConfig(datamanager=data or SplatDatamanagerConfig(), model=model),
         optimizers=optimizers,
         viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
         vis="viewer",

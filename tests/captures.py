@@ -13,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from nts_plugins.data.cameras import world_to_camera
+from nts_plugins.data.features import FeatureStore, key_of
+from nts_plugins.encoders.base import NOTHING, Regions
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization import rasterize
 
@@ -104,6 +106,25 @@ def write_capture(
     write_points(folder / "points.ply", scene, points)
     save_meta(folder, meta)
     return folder
+
+
+ENCODER = "colours of tests / brightest channel"
+
+
+def write_regions(folder: Path) -> Path:
+    """Give the pictures of a capture regions on three levels, by their brightest channel; returns the store's folder.
+
+    Features are the first six axes of eight, three for the pixels of each channel on two levels; on the third there is
+    one region, whose feature is the seventh.
+    """
+    store = FeatureStore(folder / "features" / "colours", ENCODER)
+    for path in sorted((folder / "images").iterdir()):
+        picture = np.asarray(Image.open(path))
+        lit = torch.from_numpy(picture[..., :3].max(axis=2) > 40)
+        brightest = torch.where(lit, torch.from_numpy(picture[..., :3].argmax(axis=2)), NOTHING)
+        levels = [brightest, torch.where(lit, brightest + 3, NOTHING), torch.where(lit, 6, NOTHING)]
+        store.write(key_of(picture), Regions(torch.stack(levels).int(), torch.eye(8)[:7]), path.name)
+    return store.folder
 
 
 def write_points(path: Path, scene: Gaussians, count: int) -> None:

@@ -45,9 +45,9 @@ class Features:
         """Extract, and say what was done. Raises InputError for what the user has to change."""
         import torch
 
-        from nts_plugins.cli._progress import progress
         from nts_plugins.data.extraction import ScenePictures, extract
         from nts_plugins.data.features import FeatureStore, default_folder
+        from nts_plugins.progress import progress
 
         device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         encoder = name_of_regions(self.clip.name, self.sam.name, self.tallest)
@@ -56,13 +56,19 @@ class Features:
         folder = self.output_dir or default_folder(self.data, encoder)
         store = FeatureStore(folder, encoder)
         pictures = ScenePictures(self._dataparser(), self.scale)
+
+        def encoder_of_regions() -> Any:
+            from nts_plugins.encoders.regions import masked_regions
+
+            return masked_regions(self.sam, self.clip, self.tallest, device)
+
         with progress("Pictures") as (tell, _):
             if self.from_langsplat is not None:
                 without = _imported(self.from_langsplat, pictures, store, tell)
                 said = [f"{folder}: features of {len(pictures) - len(without)} pictures, from {self.from_langsplat}."]
                 said += [f"There are no files of {describe(without)}."] if without else []
             else:
-                outcome = extract(pictures, store, lambda: self._encoder(device), tell)
+                outcome = extract(pictures, store, encoder_of_regions, tell)
                 said = [f"{folder}: features of {len(outcome.made)} pictures made, {len(outcome.there)} were there."]
                 said += [f"Another worker is at {describe(outcome.elsewhere)}."] if outcome.elsewhere else []
                 said += [f"No region was found in {describe(outcome.empty)}."] if outcome.empty else []
@@ -70,13 +76,6 @@ class Features:
                 _exported(self.to_langsplat, pictures, store, tell)
         print("\n".join(said))
         return 0
-
-    def _encoder(self, device: Any) -> Any:
-        from nts_plugins.encoders.clip import OpenClip
-        from nts_plugins.encoders.regions import MaskedRegions
-        from nts_plugins.encoders.sam import Sam
-
-        return MaskedRegions(Sam.load(self.sam, device), OpenClip.load(self.clip, device), self.tallest)
 
     def _dataparser(self) -> Any:
         import tyro

@@ -15,12 +15,14 @@ from nts_plugins.cli.doctor import Doctor
 from nts_plugins.cli.export import Export
 from nts_plugins.cli.features import Features
 from nts_plugins.cli.mesh import Mesh
+from nts_plugins.cli.query import Query
 from nts_plugins.cli.sample import Sample
 from nts_plugins.errors import InputError
 
 COMMANDS = {
     "sample": Sample,
     "features": Features,
+    "query": Query,
     "export": Export,
     "mesh": Mesh,
     "compare-geometry": CompareGeometry,

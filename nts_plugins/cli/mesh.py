@@ -39,8 +39,8 @@ class Mesh:
         """Draw, fuse and write. Raises InputError for what the user has to change."""
         import numpy as np
 
-        from nts_plugins.cli._progress import progress
         from nts_plugins.cli._runs import load_run
+        from nts_plugins.progress import progress
         from nts_plugins.surfaces.fusion import fuse
         from nts_plugins.surfaces.shots import training_shots
 

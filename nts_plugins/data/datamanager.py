@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Dict, List, Literal, Optional, Tuple, Type
+from typing import Any, Callable, Dict, List, Literal, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -240,29 +240,35 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         return self._pair(self._eval_cameras, self.cached_eval, index)
 
     @property
-    def fixed_indices_eval_dataloader(self) -> "EvaluationPairs":
+    def fixed_indices_eval_dataloader(self) -> "Pairs":
         """Every evaluation picture with its camera, in order. Reads nothing yet: the viewer looks at properties."""
-        return EvaluationPairs(self)
+        return Pairs(lambda: self._eval_cameras, lambda: self.cached_eval, self._pair)
+
+    @property
+    def training_pairs(self) -> "Pairs":
+        """The same of every training picture."""
+        return Pairs(lambda: self._train_cameras, lambda: self.cached_train, self._pair)
 
     def get_train_rays_per_batch(self) -> int:
         cameras = self.train_dataset.cameras
         return int((cameras.width * cameras.height).float().mean())
 
 
-class EvaluationPairs(Sequence):
-    """The (camera, batch) pairs of the evaluation pictures, each made when it is asked for."""
+class Pairs(Sequence):
+    """The (camera, batch) pairs of a dataset, each made when it is asked for."""
 
-    def __init__(self, datamanager: SplatDatamanager) -> None:
-        self._datamanager = datamanager
+    def __init__(
+        self, cameras: Callable[[], List[Cameras]], batches: Callable[[], List[Batch]], pair: Callable[..., Any]
+    ) -> None:
+        self._cameras, self._batches, self._pair = cameras, batches, pair
 
     def __len__(self) -> int:
-        return len(self._datamanager.eval_dataset)
+        return len(self._cameras())
 
     def __getitem__(self, index):
-        manager = self._datamanager
         if isinstance(index, slice):
             return [self[each] for each in range(len(self))[index]]
-        return manager._pair(manager._eval_cameras, manager.cached_eval, range(len(self))[index])
+        return self._pair(self._cameras(), self._batches(), range(len(self))[index])
 
 
 def _one_by_one(cameras: Cameras, device) -> List[Cameras]:

@@ -11,7 +11,7 @@ import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy.typing as npt
 import torch
@@ -186,3 +186,10 @@ def slug(encoder: str) -> str:
 def default_folder(data: Path, encoder: str) -> Path:
     """Where features of a scene are, if nobody says otherwise."""
     return (data if data.is_dir() else data.parent) / "features" / slug(encoder)
+
+
+def stores_below(data: Path) -> List[FeatureStore]:
+    """The features that a scene's folder has, those of each encoder."""
+    folder = (data if data.is_dir() else data.parent) / "features"
+    encoders = {index.parent: FeatureStore.encoder_of(index.parent) for index in sorted(folder.glob(f"*/{INDEX}"))}
+    return [FeatureStore(place, encoder) for place, encoder in encoders.items() if encoder is not None]

@@ -98,7 +98,7 @@ class Targets:
     """The maps of one batch at the resolution of one step, on the device of the model.
 
     ``targets[name]`` is [H, W, C]: pictures as float in [0, 1], masks as bool, the rest in its own type. Maps of
-    another size than the image (feature maps) are not shrunk.
+    another size than the image (feature maps) are not shrunk, and what is no map is given as it is.
 
     Args:
         batch: from the datamanager; ``pyramids`` in it save work, and may be absent.
@@ -112,10 +112,12 @@ class Targets:
         self._device = device
 
     def __contains__(self, name: str) -> bool:
-        return isinstance(self._batch.get(name), Tensor)
+        return self._batch.get(name) is not None
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> Any:
         value = self._batch[name]
+        if not isinstance(value, Tensor):
+            return value
         if self._factor > 1 and value.shape[:2] == self._batch["image"].shape[:2]:
             pyramid = self._batch.get("pyramids", {}).get(name) or _pyramid(name, value)
             value = pyramid.at(self._factor)

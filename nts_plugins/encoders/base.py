@@ -47,6 +47,21 @@ class Regions:
         """Height and width in pixels."""
         return int(self.ids.shape[1]), int(self.ids.shape[2])
 
+    def resized(self, size: Tuple[int, int]) -> "Regions":
+        """The same at another height and width: each pixel takes what lies at its centre."""
+        if size == self.size:
+            return self
+        rows, columns = (
+            ((torch.arange(new) + 0.5) * (old / new)).long() for old, new in zip(self.size, size, strict=True)
+        )
+        return Regions(
+            self.ids[:, rows.to(self.ids.device)][:, :, columns.to(self.ids.device)], self.features, self.levels
+        )
+
+    def to(self, device: torch.device) -> "Regions":
+        """The same on another device."""
+        return Regions(self.ids.to(device), self.features.to(device), self.levels)
+
     def map(self, level: str) -> Tensor:
         """[H, W, C] feature of each pixel on one level; zeros where there is no region."""
         ids = self.ids[self.levels.index(level)].long()

@@ -2,7 +2,7 @@
 """Regions with features: masks of one model, each shown alone to another (LangSplat, Qin et al. 2024, section 3.1)."""
 
 from dataclasses import dataclass, field
-from typing import List
+from typing import List, Union
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nts_plugins.encoders.base import LEVELS, ImageEncoder, MaskGenerator, Regions
 from nts_plugins.encoders.masks import CleanUp, kept, painted
-from nts_plugins.encoders.settings import name_of_regions
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, name_of_regions
 
 
 @dataclass
@@ -42,6 +42,21 @@ class MaskedRegions:
             features.append(self.encoder.encode_pictures(shown_alone(picture, masks, self.encoder.picture_size)).cpu())
             first += len(masks)
         return Regions(torch.stack(ids), torch.cat(features), LEVELS)
+
+
+def masked_regions(
+    sam: SamSettings, clip: OpenClipSettings, tallest: int, device: Union[str, torch.device]
+) -> MaskedRegions:
+    """Segment Anything's regions with open_clip's features, both models loaded.
+
+    Raises:
+        InputError: where a model or its weights are not to be had.
+    """
+    from nts_plugins.encoders.clip import OpenClip
+    from nts_plugins.encoders.sam import Sam
+
+    device = torch.device(device)
+    return MaskedRegions(Sam.load(sam, device), OpenClip.load(clip, device), tallest)
 
 
 def smaller(picture: Tensor, tallest: int) -> Tensor:

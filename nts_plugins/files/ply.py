@@ -21,6 +21,8 @@ LEAST_LOGIT = -5.5373
 """Of an opacity of 1/255. Fainter splats are never drawn, and ns-export leaves them out as well."""
 _SINGLE = {"means": ["x", "y", "z"], "opacities": ["opacity"]}
 _NUMBERED = {"features_dc": ("f_dc", 3), "scales": ("scale", 3), "quats": ("rot", 4)}
+VALUES = ("means", "scales", "quats", "opacities", "features_dc", "features_rest")
+"""Names of the values of splats that a file holds."""
 _NEEDED = {**_SINGLE, **{name: [f"{stem}_{i}" for i in range(n)] for name, (stem, n) in _NUMBERED.items()}}
 
 

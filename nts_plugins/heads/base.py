@@ -12,6 +12,8 @@ A head says *what* to splat and what the pixels then mean. The model asks it, in
     head.metrics(outputs, targets)
     head.after_step(step, params)          training only, after splats were added and removed
     head.displays(outputs)                 viewer and rendering only: pictures for people
+    head.shown(gaussians, params)          viewer only: splats as the head's panel wants them seen
+    head.finish(params, gaussians, views)  once, when training ends
 
 Per-splat values have one optimizer each, of the same name, in the recipe's ``optimizers``; densification, cropping and
 checkpoints then treat them like positions. Other weights of a head are ordinary module parameters, listed by
@@ -20,7 +22,7 @@ checkpoints then treat them like positions. Other weights of a head are ordinary
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Mapping, Optional, Type
+from typing import Any, Collection, Dict, List, Mapping, MutableMapping, Optional, Tuple, Type
 
 from nerfstudio.configs.base_config import InstantiateConfig
 from torch import Tensor, nn
@@ -29,6 +31,10 @@ from torch.nn import Parameter
 from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.errors import InputError
+from nts_plugins.gaussians import Gaussians
+
+Seen = Tuple[View, Dict[str, Any]]
+"""A training camera as it was refined, and the batch of its picture."""
 
 
 @dataclass
@@ -146,6 +152,30 @@ class FeatureHead(nn.Module, ABC):
 
     def after_step(self, step: int, params: Mapping[str, Tensor]) -> None:
         """Called after each training step of the head, for what is not trained by gradients."""
+        return None
+
+    def shown(self, gaussians: Gaussians, params: Mapping[str, Tensor]) -> Gaussians:
+        """What the viewer draws in place of these splats, as many of them."""
+        return gaussians
+
+    def finish(self, params: MutableMapping[str, Parameter], gaussians: Gaussians, views: Collection[Seen]) -> None:
+        """Called when all steps are done, for what needs splats as they will be. No gradient.
+
+        Args:
+            params: the splats' values, the head's own to be changed in place.
+            gaussians: the same splats, ready to be drawn.
+            views: of all training pictures.
+        """
+        return None
+
+    def adapt(self, state: Mapping[str, Tensor], values: Mapping[str, Tensor], params: Mapping[str, Parameter]) -> None:
+        """Called before a checkpoint is loaded, for tensors whose shapes depend on the data that is not here.
+
+        Args:
+            state: of the head itself, by name.
+            values: of the splats, all [M, ...].
+            params: the splats' values as they are, the head's own to be given the shapes of ``values``.
+        """
         return None
 
     def param_groups(self) -> Dict[str, List[Parameter]]:

@@ -2,7 +2,7 @@
 """Long features as one of a few hundred words that a scene has."""
 
 from dataclasses import dataclass
-from typing import Callable, Iterator, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -10,8 +10,12 @@ from torch import Tensor
 
 NO_WORD = -1
 """Of a splat that has no feature."""
-SAMPLE = 20_000
+SAMPLE = 10_000
 """Features that words are found from."""
+SAME = 1e-5
+"""Squared distance of unit vectors up to which they are one word: float16 does not hold less."""
+ROUNDS = 8
+"""Of k-means. From words that lie far apart further ones change little."""
 
 Pieces = Callable[[], Iterator[Tuple[slice, Tensor]]]
 
@@ -73,12 +77,58 @@ def _sampled(pieces: Pieces, n_splats: int, seed: int) -> Tensor:
 
 def _words(features: Tensor, count: int, seed: int) -> Tensor:
     """[K, C] means of clusters of unit vectors, of unit length."""
-    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.cluster import KMeans
 
-    distinct = torch.unique(features, dim=0)
-    if len(distinct) <= count:
-        return distinct
-    means = (
-        MiniBatchKMeans(count, random_state=seed, n_init="auto", batch_size=4096).fit(features.numpy()).cluster_centers_
-    )
-    return F.normalize(torch.from_numpy(means).to(features.dtype), dim=1)
+    starts = _spread(features, count, torch.Generator().manual_seed(seed))
+    if len(starts) < count:
+        return starts
+    first: Any = starts.numpy()  # sklearn's own annotations know of names only.
+    found = KMeans(count, init=first, max_iter=ROUNDS).fit(features.numpy())
+    return F.normalize(torch.from_numpy(found.cluster_centers_).to(features.dtype), dim=1)
+
+
+def _spread(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Features far from each other: each is drawn with the squared distance to those before as its chance (Arthur and
+    Vassilvitskii 2007). Fewer than ``count`` where no further one differs from all of them.
+
+    sklearn's own draws several a time and takes the best; with hundreds of words that is what takes the time.
+    """
+    left = torch.full((len(features),), torch.inf)
+    chosen: List[int] = []
+    while len(chosen) < min(count, len(features)):
+        alone = left.clamp_min(0.0) if chosen else torch.ones_like(left)
+        if not bool(alone.max() > SAME):
+            break
+        alone = torch.where(alone > SAME, alone, 0.0)
+        chosen.append(int(torch.multinomial(alone, 1, generator=generator)))
+        left = torch.minimum(left, 2.0 - 2.0 * (features @ features[chosen[-1]]))
+    return features[chosen]
+
+
+def sampled(features: Iterable[Tensor], most: int, seed: int) -> Tensor:
+    """Some of the features of all pictures, each as likely as any other.
+
+    Args:
+        features: [M, C] of each picture; no more than twice ``most`` and one picture's are in memory at once.
+        most: so many at most.
+        seed: of the choice.
+
+    Returns:
+        [m, C] float32 on the CPU, in the order of pictures. [0, 0] without any picture.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held: List[Tensor] = []
+    lots: List[Tensor] = []
+    for some in features:
+        held.append(some.detach().float().cpu())
+        lots.append(torch.rand(len(some), generator=generator, dtype=torch.float64))
+        if sum(map(len, lots)) > 2 * most:
+            held, lots = _drawn(held, lots, most)
+    return _drawn(held, lots, most)[0][0] if held else torch.zeros(0, 0)
+
+
+def _drawn(held: List[Tensor], lots: List[Tensor], most: int) -> Tuple[List[Tensor], List[Tensor]]:
+    """The features of the smallest lots, and these: whoever is not among them now never will be."""
+    lot = torch.cat(lots)
+    which = lot.argsort()[:most].sort().values
+    return [torch.cat(held)[which]], [lot[which]]

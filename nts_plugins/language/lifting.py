@@ -10,8 +10,8 @@
 
 from typing import Iterator, Literal, Tuple
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from nts_plugins.language.votes import Votes
@@ -23,41 +23,33 @@ Rule = Literal["mean", "median"]
 
 
 def features_of(votes: Votes, rule: Rule = "mean", at_once: int = SPLATS_AT_ONCE) -> Iterator[Tuple[slice, Tensor]]:
-    """Features of splats, in pieces.
+    """Features of splats, in pieces. They do not depend on how many threads there are.
 
     Args:
-        votes: of one level.
+        votes: of one level, on the CPU.
         rule: see above.
         at_once: splats in a piece.
 
     Returns:
         Pieces of splats, and [n, C] float32 of unit length; zeros of a splat that is part of no region.
     """
-    average = _mean if rule == "mean" else _median
+    # numba is loaded when it is needed: recipes import this module, and they are light.
+    from nts_plugins.kernels.medians import medians, padded
+    from nts_plugins.kernels.threads import run
+
+    # The mean is the median of one picture that shows all there is.
+    views = votes.views if rule == "median" else torch.zeros_like(votes.views)
+    table = _table(votes.features, padded(votes.features.shape[1]))
     for piece, own in votes.pieces(at_once):
-        yield piece, average(own)
+        first_entry = torch.searchsorted(own.splats, torch.arange(own.n_splats + 1))
+        arrays = [tensor.contiguous().numpy() for tensor in (first_entry, own.regions, own.weights.float(), views)]
+        out = torch.empty(own.n_splats, votes.features.shape[1])
+        run(medians, *arrays, table, out.numpy())
+        yield piece, out
 
 
-def _mean(votes: Votes) -> Tensor:
-    shape = votes.n_splats, len(votes.features)
-    matrix = torch.sparse_coo_tensor(
-        torch.stack([votes.splats, votes.regions]), votes.weights, shape, check_invariants=False
-    )
-    return _unit(matrix @ votes.features.float())
-
-
-def _median(votes: Votes) -> Tensor:
-    """z begins with the first picture's feature, whose share is all of the weight so far."""
-    z, weight = torch.zeros(votes.n_splats, votes.features.shape[1]), torch.zeros(votes.n_splats, 1)
-    for splats, some in votes.by_view():
-        more = some.totals()[:, None]
-        weight[splats] += more
-        seen, old = _mean(some), z[splats]
-        tangent = seen - (seen * old).sum(dim=1, keepdim=True) * old
-        z[splats] = _unit(old + more / weight[splats] * tangent)
-    return z
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    """Of unit length; zeros stay zeros."""
-    return F.normalize(vectors, dim=1)
+def _table(features: Tensor, wide: int) -> np.ndarray:
+    """Features as the kernel reads them: float32, a row after the other, zeros behind each up to ``wide`` numbers."""
+    table = torch.zeros(len(features), wide)
+    table[:, : features.shape[1]] = features
+    return table.numpy().reshape(-1)

@@ -58,20 +58,6 @@ class Votes:
             splats, regions, weights = self.splats[entries] - start, self.regions[entries], self.weights[entries]
             yield slice(start, end), Votes(splats, regions, weights, self.features, self.views, end - start)
 
-    def by_view(self) -> Iterator[Tuple[Tensor, "Votes"]]:
-        """What each picture says: the splats [n] that have a vote there, and the matrix of these and its regions."""
-        of_views = self.of_views()
-        order = of_views.argsort(stable=True)
-        views, counts = torch.unique_consecutive(of_views[order], return_counts=True)
-        for view, entries in zip(views, order.split(counts.tolist()), strict=True):
-            splats, rows = torch.unique(self.splats[entries], return_inverse=True)
-            first, last = torch.searchsorted(self.views, torch.stack([view, view + 1])).tolist()
-            regions, own = self.regions[entries] - first, slice(first, last)
-            yield (
-                splats,
-                Votes(rows, regions, self.weights[entries], self.features[own], self.views[own], len(splats)),
-            )
-
 
 def collect(gaussians: Gaussians, pictures: Iterable[Tuple[Tensor, Tensor, Tuple[int, int], Regions]]) -> List[Votes]:
     """The votes of all levels, the pictures looked at one after the other.

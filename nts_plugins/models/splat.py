@@ -5,7 +5,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, Literal, Mapping, Optional, Tuple, Type
+from typing import Any, Collection, Dict, List, Literal, Mapping, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -27,14 +27,16 @@ from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import Lpips, psnr
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.strategies import DefaultConfig, MCMCConfig, make_strategy
-from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig
+from nts_plugins.heads.all import Heads
+from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig, Seen
 from nts_plugins.models._backend import backend_explained
 from nts_plugins.models._initial import check_settings, initial_splats, sparsity_of, strategy_for
+from nts_plugins.models._state import take_shapes
 from nts_plugins.rasterization import Raster, TextureSource, rasterize, select_backend
-from nts_plugins.training.checkpoints import check_names, check_state
+from nts_plugins.training.checkpoints import check_names
 from nts_plugins.viewer.controls import SplatControls
 from nts_plugins.viewer.looks import SPLAT_LOOKS
-from nts_plugins.viewer.thread import drawable, interrupts_held
+from nts_plugins.viewer.thread import drawable, in_viewer, interrupts_held
 
 
 @dataclass
@@ -121,10 +123,8 @@ class SplatModel(SplatfactoModel):
         self.sparsity = sparsity_of(config, len(splats["means"]))
         self.strategy = make_strategy(strategy_for(config, metadata, splats, self.sparsity))
         self.strategy_state = self.strategy.initialize_state(self.extent)
-        heads = {name: each.setup(name=name, metadata=metadata) for name, each in self.head_configs().items()}
-        self.heads = nn.ModuleDict(heads)
-        for head in self._heads():
-            splats.update(head.initial_parameters(splats))
+        self.heads = Heads(self.head_configs(), metadata)
+        splats = self.heads.initial_parameters(splats)
         self.gauss_params = nn.ParameterDict(
             {name: value if isinstance(value, Parameter) else Parameter(value) for name, value in splats.items()}
         )
@@ -150,9 +150,7 @@ class SplatModel(SplatfactoModel):
         return {name: [value] for name, value in self.gauss_params.items() if value.requires_grad}
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
-        groups = self.get_gaussian_param_groups()
-        for head in self._heads():
-            groups.update(head.param_groups())
+        groups = {**self.get_gaussian_param_groups(), **self.heads.param_groups()}
         self.camera_optimizer.get_param_groups(param_groups=groups)
         if self.exposure is not None and self.exposes:
             groups["exposure"] = [self.exposure.log_factors]
@@ -173,14 +171,21 @@ class SplatModel(SplatfactoModel):
 
     def step_post_backward(self, step: int) -> None:
         """Let the strategy, then the heads, do what follows a training step."""
-        rate = self.optimizers["means"].param_groups[0]["lr"]
-        self.strategy.step_post_backward(
-            self.gauss_params, self.optimizers, self.strategy_state, step, self.info, lr=float(rate)
-        )
-        self.info = {}  # It holds the graph of the step.
-        for head in self._heads():
-            if head.trains_at(step):
-                head.after_step(step, self.splat_params())
+        if self.trains_splats():
+            rate = self.optimizers["means"].param_groups[0]["lr"]
+            self.strategy.step_post_backward(
+                self.gauss_params, self.optimizers, self.strategy_state, step, self.info, lr=float(rate)
+            )
+            self.info = {}  # It holds the graph of the step.
+        self.heads.after_step(step, self.splat_params())
+
+    def trains_splats(self) -> bool:
+        return True  # Models that begin with splats, or stop with them, say when.
+
+    @torch.no_grad()
+    def finish(self, views: Collection[Seen]) -> None:
+        """Let heads do what needs splats as they will be, when all steps are done; of all training pictures."""
+        self.heads.finish(dict(self.gauss_params.items()), self._gaussians(self.splat_params()), views)
 
     # ---- from a camera to pictures
 
@@ -195,15 +200,16 @@ class SplatModel(SplatfactoModel):
             z-depth, scene units; not in training), and what the heads add.
         """
         params = self._drawn_params(camera)
-        heads = [head for head in self._heads() if not self.training or head.trains_at(self.step)]
+        heads = self.heads.trained_at(self.step) if self.training else self.heads.each()
         c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
         view = view_of(camera, c2w, self._factor(int(camera.height[0]), int(camera.width[0])))
         background = (self.background.in_training if self.training else self.background.on_show)(self.device)
         with_depth = not self.training or self.config.output_depth_during_training
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
-        joint = [head for head in heads if not self.training or head.config.trains_geometry]
+        fixed = self.training and not self.trains_splats()
+        joint = [head for head in heads if not self.training or fixed or head.config.trains_geometry]
         apart = [head for head in heads if head not in joint]
-        gaussians = self._gaussians(params)
+        gaussians = self._gaussians(params).detach() if fixed else self._gaussians(params)
         raster, outputs = self._draw(gaussians, params, joint, view, background=background, with_depth=with_depth)
         if apart:
             outputs.update(self._draw(gaussians.detach(), params, apart, view, trains_splats=False)[1])
@@ -214,7 +220,7 @@ class SplatModel(SplatfactoModel):
             photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
             rgb = expose(rgb, self.exposure(c2w[0], photograph), raster.alphas[0], background)
         outputs = {**self._pictures(rgb, raster, background), **outputs}
-        if self.training:
+        if self.training and not fixed:
             self.info = raster.info
             self.strategy.step_pre_backward(
                 self.gauss_params, self.optimizers, self.strategy_state, self.step, self.info
@@ -242,6 +248,8 @@ class SplatModel(SplatfactoModel):
         channels = [head.channels(params, view) for head in heads]
         degree = self.controls.degree_of(self.appearance.degree_at(self.step))
         gaussians, textures = self.controls.shown(gaussians, self.textures_for(gaussians, params, view, trains_splats))
+        if in_viewer() and self.controls.shows_scene():
+            gaussians = self.heads.shown(gaussians, params)
         with backend_explained():
             raster = rasterize(
                 gaussians,
@@ -313,13 +321,14 @@ class SplatModel(SplatfactoModel):
         if not self.training:
             return losses
         config = self.config
-        if config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
+        if not self.trains_splats():
+            losses["main_loss"] = losses["main_loss"].detach()
+        elif config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
             losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
-        losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
+        if self.trains_splats():
+            losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
         self.camera_optimizer.get_loss_dict(losses)
-        for head in self._heads():
-            if head.trains_at(self.step):
-                losses.update({**head.losses(outputs, self._targets(batch)), **head.penalties(self.splat_params())})
+        losses.update(self.heads.losses(self.step, outputs, self._targets(batch), self.splat_params()))
         return losses
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Any]:
@@ -336,8 +345,7 @@ class SplatModel(SplatfactoModel):
         target = self.composite_with_background(targets["image"], outputs["background"])
         metrics = compare(outputs["rgb"], target, self.lpips)
         metrics["gaussian_count"] = float(self.num_points)
-        for head in self._heads():
-            metrics.update(head.metrics(outputs, targets))
+        metrics.update(self.heads.metrics(outputs, targets))
         return metrics, {"img": torch.cat([target, outputs["rgb"]], dim=1)}
 
     def _targets(self, batch: Dict[str, Any]) -> Targets:
@@ -371,13 +379,7 @@ class SplatModel(SplatfactoModel):
         Raises:
             InputError: naming missing or unexpected entries, and shapes of other settings.
         """
-        if self.exposure is not None:
-            self.exposure.check_count(state_dict.get("exposure.log_factors"))
-        check_state(self, state_dict, growing="gauss_params.")
-        count = len(state_dict["gauss_params.means"])
-        for value in self.gauss_params.values():
-            # In place, because optimizers hold these very parameters.
-            value.data = value.data.new_empty((count, *value.shape[1:]))
+        take_shapes(self, state_dict)
         return nn.Module.load_state_dict(self, state_dict, **kwargs)
 
     def update_to_step(self, step: int) -> None:
@@ -392,6 +394,3 @@ class SplatModel(SplatfactoModel):
     @property
     def shs_0(self) -> Tensor:
         return self.features_dc
-
-    def _heads(self) -> List[FeatureHead]:
-        return list(self.heads.values())  # type: ignore[arg-type]

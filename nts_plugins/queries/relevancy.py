@@ -9,7 +9,7 @@ The temperature t is 10 in LERF's program, and missing in its paper. r > 0.5 whe
 whatever t is.
 """
 
-from typing import Optional, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -42,40 +42,17 @@ def from_margin(value: float, temperature: float = TEMPERATURE) -> float:
     return float(torch.sigmoid(torch.tensor(temperature * value, dtype=torch.float64)))
 
 
-def best_level(scores: Tensor, valid: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
-    """The level on which a phrase is found best, one for the whole picture as in LangSplat's program.
+def on_level(scores: Tensor, level: Optional[int] = None) -> Tensor:
+    """Scores on one level, or for each phrase on the level of its best match.
 
     Args:
-        scores: [L, H, W, Q] relevancy, smoothed or not.
-        valid: [L, H, W] bool, pixels that have a feature; None for all.
+        scores: [N, L, Q] of pixels or splats.
+        level: number of it; None for the best.
 
     Returns:
-        [Q] number of the level, and [Q] its highest score. Where no pixel of any level is valid: level 0 and minus
-        infinity.
+        [N, Q].
     """
-    if valid is not None:
-        scores = torch.where(valid[..., None], scores, -torch.inf)
-    highest = scores.flatten(1, 2).amax(dim=1)
-    found = highest.max(dim=0)
-    return found.indices, found.values
-
-
-def box_mean(maps: Tensor, side: int) -> Tensor:
-    """Mean over a square window around each pixel, over as much of it as lies in the picture. Differentiable.
-
-    Args:
-        maps: [..., H, W].
-        side: of the window, pixels, odd; LangSplatV2 and fVDB have 29.
-
-    Returns:
-        [..., H, W].
-
-    Raises:
-        ValueError: for an even or negative side.
-    """
-    if side < 1 or side % 2 == 0:
-        raise ValueError(f"The side of a window around a pixel is odd, and {side} is not.")
-    shape = maps.shape
-    flat = maps.reshape(-1, 1, *shape[-2:])
-    pooled = torch.nn.functional.avg_pool2d(flat, side, stride=1, padding=side // 2, count_include_pad=False)
-    return pooled.reshape(shape)
+    if level is not None or len(scores) == 0:
+        return scores[:, level or 0]
+    levels = scores.amax(dim=0).argmax(dim=0)
+    return scores.gather(1, levels.expand(len(scores), 1, -1))[:, 0]

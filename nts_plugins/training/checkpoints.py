@@ -160,6 +160,11 @@ def check_state(module: nn.Module, state: Mapping[str, Any], growing: str) -> No
             )
 
 
+def below(state: Mapping[str, Any], prefix: str) -> Dict[str, Any]:
+    """The entries whose names begin with a prefix, without it."""
+    return {name[len(prefix) :]: value for name, value in state.items() if name.startswith(prefix)}
+
+
 def _differences(missing: List[str], unexpected: List[str], what: str) -> str:
     parts = []
     if missing:

@@ -7,12 +7,13 @@ Class paths in this module are written into every run's config.yml: they are a p
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Type
+from typing import Any, Dict, List, Optional, Sequence, Type
 
 import torch
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 
 from nts_plugins import compat
+from nts_plugins.data.cameras import view_of
 from nts_plugins.errors import InputError
 from nts_plugins.evaluation import images as image_protocol
 from nts_plugins.evaluation.cost import megabytes, timed
@@ -84,8 +85,21 @@ class SplatPipeline(VanillaPipeline):
                 _save(pictures, output_path, image_prefix, index)
         if output_path is not None:
             image_protocol.write_rows(output_path / PER_IMAGE_FILE, rows)
+        further = {} if was_training else self._further_metrics(output_path)
         self.train(was_training)
-        return image_protocol.average(metrics, with_std=get_std)
+        return {**image_protocol.average(metrics, with_std=get_std), **further}
+
+    def _further_metrics(self, output_path: Optional[Path]) -> Dict[str, float]:
+        """What ns-eval reports besides, of models that have something to report."""
+        model: Any = self.model
+        dataset = self.datamanager.eval_dataset
+        return model.further_metrics(dataset, output_path) if hasattr(model, "further_metrics") else {}
+
+    def finish(self) -> None:
+        """What heads do when all steps are done, before the last checkpoint is written."""
+        self.eval()
+        self.model.finish(TrainingViews(self.datamanager, self.model))  # type: ignore[operator]
+        self.train()
 
     def get_eval_image_metrics_and_images(self, step: int) -> Any:
         _restore_background(self.model)
@@ -94,6 +108,20 @@ class SplatPipeline(VanillaPipeline):
     def _image_name(self, batch: Dict[str, Any]) -> str:
         dataset = self.datamanager.eval_dataset
         return dataset.image_filenames[int(batch["image_idx"])].name if dataset is not None else str(batch["image_idx"])
+
+
+class TrainingViews(Sequence):
+    """Training cameras as they were refined, with the batches of their pictures, each made when it is asked for."""
+
+    def __init__(self, datamanager: Any, model: Any) -> None:
+        self._pairs, self._model = datamanager.training_pairs, model
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: Any) -> Any:
+        camera, batch = self._pairs[index]
+        return view_of(camera, self._model.camera_optimizer.apply_to_camera(camera)), batch
 
 
 def _restore_background(model: Any) -> None:

@@ -119,6 +119,9 @@ class SplatTrainer(Trainer):
     def train(self) -> None:
         """Train until ``max_num_iterations``; nerfstudio 1.1.5 trains that many more when it resumes."""
         remaining = self.config.max_num_iterations - self._start_step
+        if getattr(self.pipeline.model, "needs_no_training", False):
+            CONSOLE.print("Splats are there, and language is fitted without training: there are no iterations.")
+            remaining = 0
         from nts_plugins.kernels.threads import kernels_only  # numba, which recipes must not import
 
         on_cpu = self.pipeline.model.device.type == "cpu"
@@ -143,6 +146,8 @@ class SplatTrainer(Trainer):
             raise
 
     def _after_train(self) -> None:
+        with self._no_dead_run():
+            self.pipeline.finish()  # type: ignore[operator]
         super()._after_train()
         if self._save_failed is not None:
             raise InputError(self._save_failed)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tests import runs
-from tests.captures import write_capture
+from tests.captures import write_capture, write_regions
 
 STEPS = 130
 
@@ -50,6 +50,11 @@ def busy_options(method: str) -> List[str]:
     busy = [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
     if method in DECODED:
         busy += ["--pipeline.model.pixel-decoder.features", "4", "--pipeline.model.pixel-decoder.hidden", "8"]
+    if hasattr(model, "language"):
+        busy += ["--pipeline.model.language.start-step", "10", "--pipeline.model.language.autoencoder.epochs", "3"]
+        busy += ["--pipeline.model.language.sparse.words", "8"]
+    if getattr(model, "splats_stop_step", None) is not None:
+        busy += ["--pipeline.model.splats-stop-step", "110"]
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
     if pipeline.datamanager.train_views is not None:
@@ -70,7 +75,9 @@ class Trained(NamedTuple):
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)
-    return write_capture(tmp_path_factory.mktemp("conformance") / "capture", moving=True)
+    folder = write_capture(tmp_path_factory.mktemp("conformance") / "capture", moving=True)
+    write_regions(folder)
+    return folder
 
 
 @pytest.fixture(scope="session", params=registered_methods())

@@ -24,7 +24,7 @@ from nts_plugins.errors import InputError
 from nts_plugins.files import load
 from nts_plugins.rasterization import rasterize
 from tests import runs
-from tests.captures import load_meta, save_meta, write_capture
+from tests.captures import load_meta, save_meta, write_capture, write_regions
 from tests.conformance.conftest import STEPS, Trained, busy_options, registered_methods
 
 
@@ -164,6 +164,7 @@ def test_pictures_with_alpha_go_the_whole_way(method: str, tmp_path: Path) -> No
             picture = image.convert("RGBA")
         picture.putalpha(Image.new("L", picture.size, 200))
         picture.save(path)
+    write_regions(capture)
     folder = runs.train(method, capture, tmp_path / "outputs", 12, *busy_options(method))
     assert math.isfinite(runs.evaluate(folder, tmp_path / "results.json")["psnr"])
     export = pytest.importorskip("nerfstudio.scripts.exporter", exc_type=ImportError).ExportGaussianSplat

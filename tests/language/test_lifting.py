@@ -9,8 +9,9 @@ from torch.nn.functional import normalize
 
 from nts_plugins.data.cameras import world_to_camera
 from nts_plugins.encoders.base import NOTHING, Regions
+from nts_plugins.kernels import threads
 from nts_plugins.language.lifting import features_of
-from nts_plugins.language.votes import LEAST_WEIGHT, collect, resized
+from nts_plugins.language.votes import LEAST_WEIGHT, Votes, collect, resized
 from nts_plugins.rasterization import rasterize
 from tests import captures
 
@@ -47,6 +48,38 @@ def gathered(votes, rule, at_once):
     for which, features in features_of(votes, rule, at_once):
         out[which] = features
     return out
+
+
+def plain_median(votes, splat):
+    """[C] float64, as the rule is written down."""
+    z, total = torch.zeros(votes.features.shape[1], dtype=torch.float64), 0.0
+    for view in votes.views.unique():
+        own = (votes.splats == splat) & (votes.of_views() == view)
+        if not own.any():
+            continue
+        weight, seen = float(votes.weights[own].sum()), plain_mean(votes.chosen(own), splat)
+        total += weight
+        z = normalize(z + weight / total * (seen - (seen @ z) * z), dim=0)
+    return z
+
+
+def plain_mean(votes, splat):
+    """[C] float64."""
+    own = votes.splats == splat
+    return normalize((votes.weights[own, None] * votes.features[votes.regions[own]].double()).sum(dim=0), dim=0)
+
+
+def random_votes(width, n_splats=70):
+    """Of splats for six pictures of nine regions each; one in seven splats has none."""
+    generator = torch.Generator().manual_seed(width)
+    features = normalize(torch.randn(54, width, generator=generator), dim=1)
+    features[torch.rand(54, generator=generator) < 0.3] = 0
+    chances = torch.rand(n_splats, 1, generator=generator) ** 2
+    there = torch.rand(n_splats, 54, generator=generator) < 0.3 * chances
+    there[::7] = False
+    splats, regions = there.nonzero(as_tuple=True)
+    weights = LEAST_WEIGHT + 30 * torch.rand(len(splats), generator=generator) ** 4
+    return Votes(splats, regions, weights, features.half(), torch.arange(54) // 9, n_splats)
 
 
 @pytest.mark.parametrize("level", [0, 1])
@@ -88,16 +121,38 @@ def test_the_median_goes_through_pictures_one_by_one(scene, at_once):
     votes = collect(blobs, pictures)[1]
     found = gathered(votes, "median", at_once)
     for splat in range(0, len(blobs), 5):
-        z, total = torch.zeros(WIDTH), 0.0
-        for view in range(VIEWS):
-            own = (votes.splats == splat) & (votes.of_views() == view)
-            if not own.any():
-                continue
-            weight = float(votes.weights[own].sum())
-            seen = normalize((votes.weights[own, None] * votes.features[votes.regions[own]]).sum(dim=0), dim=0)
-            total += weight
-            z = normalize(z + weight / total * (seen - (seen @ z) * z), dim=0)
-        torch.testing.assert_close(found[splat], z, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[splat].double(), plain_median(votes, splat), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("width", [1, 31, 128, 200])
+def test_averages_of_whatever_width(width):
+    """Whole vectors or not; features that are stored in two bytes, some of them zero; splats without votes."""
+    votes = random_votes(width)
+    for rule, wanted in (("median", plain_median), ("mean", plain_mean)):
+        found = torch.cat([features for _, features in features_of(votes, rule, 50)])
+        assert found.dtype == torch.float32 and found.shape == (votes.n_splats, width)
+        for splat in range(votes.n_splats):
+            torch.testing.assert_close(found[splat].double(), wanted(votes, splat), atol=2e-6, rtol=0)
+        seen = found.norm(dim=1) > 0.5
+        assert seen.any() and (~seen).any() and not found[~seen].any()
+
+
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_averages_do_not_depend_on_the_number_of_threads(rule, monkeypatch):
+    monkeypatch.setattr(threads, "_cores", 2)
+    votes, before, found = random_votes(40, 400), torch.get_num_threads(), []
+    for count in (1, 2):
+        torch.set_num_threads(count)
+        found.append(torch.cat([features for _, features in features_of(votes, rule)]))
+    torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("rule", ["mean", "median"])
+def test_without_votes_there_are_no_features(rule):
+    none = torch.zeros(0, dtype=torch.long)
+    votes = Votes(none, none, torch.zeros(0), torch.zeros(0, WIDTH), none, 3)
+    assert torch.equal(gathered(votes, rule, 2), torch.zeros(3, WIDTH))
 
 
 @pytest.mark.parametrize("rule", ["mean", "median"])

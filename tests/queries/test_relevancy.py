@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import normalize
 
 from nts_plugins.queries.phrases import CANONICAL
-from nts_plugins.queries.relevancy import best_level, box_mean, from_margin, margin, relevancy
+from nts_plugins.queries.relevancy import from_margin, margin, relevancy
 
 
 def by_definition(feature, phrase, others, temperature=10.0):
@@ -39,28 +39,6 @@ def test_a_half_is_where_a_phrase_beats_all_others_at_any_temperature():
     assert (relevancy(positive, more) <= relevancy(positive, negative)).all()
     assert (margin(positive, negative) > 0).flatten().tolist() == [True, False, False]
     assert from_margin(0.0) == 0.5 and abs(from_margin(0.0405) - 0.6) < 2e-4
-
-
-def test_the_level_with_the_highest_score_is_chosen_for_each_phrase():
-    scores = torch.zeros(3, 2, 2, 2)
-    scores[1, 0, 1, 0], scores[2, 1, 1, 1], scores[0, 0, 0] = 0.9, 0.8, torch.tensor([0.1, 0.7])
-    level, highest = best_level(scores)
-    assert level.tolist() == [1, 2] and torch.allclose(highest, torch.tensor([0.9, 0.8]))
-    valid = torch.ones(3, 2, 2, dtype=torch.bool)
-    valid[2] = False
-    assert best_level(scores, valid)[0].tolist() == [1, 0]
-    assert best_level(scores, torch.zeros_like(valid))[1].tolist() == [-torch.inf, -torch.inf]
-
-
-def test_a_window_is_averaged_over_what_is_in_the_picture():
-    maps = torch.arange(12.0).reshape(1, 3, 4)
-    found = box_mean(maps, 3)
-    assert found[0, 1, 1] == maps[0, :3, :3].mean() and found[0, 0, 0] == maps[0, :2, :2].mean()
-    assert torch.equal(box_mean(maps, 1), maps)
-    torch.testing.assert_close(box_mean(torch.ones(2, 5, 9), 29), torch.ones(2, 5, 9))
-    for side in (0, -3, 4):
-        with pytest.raises(ValueError, match="odd"):
-            box_mean(maps, side)
 
 
 @pytest.mark.capture

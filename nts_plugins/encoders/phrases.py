@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Phrases to vectors of the space that a scene's features are of."""
+
+from pathlib import Path
+from typing import Any, Dict, Optional, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nts_plugins.encoders.settings import OpenClipSettings
+from nts_plugins.errors import InputError, describe
+from nts_plugins.queries.phrases import check_languages
+
+
+class PhraseTable:
+    """Vectors of phrases that were encoded elsewhere, for machines without the text tower.
+
+    Args:
+        path: an .npz file with ``phrases`` [T] and ``vectors`` [T, C]; other letters case do not matter.
+        name: of the space that the vectors are said to be of.
+
+    Raises:
+        InputError: where there is no such file, or it holds something else.
+    """
+
+    def __init__(self, path: Path, name: str) -> None:
+        self.name, self._path = name, path
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                phrases, vectors = [str(each) for each in file["phrases"]], torch.from_numpy(file["vectors"])
+        except (OSError, ValueError, KeyError) as error:
+            raise InputError(f"{path} is no table of phrases (.npz with phrases and vectors): {error}") from error
+        if vectors.ndim != 2 or len(vectors) != len(phrases):
+            raise InputError(f"{path} has {len(phrases)} phrases, and vectors of the shape {tuple(vectors.shape)}.")
+        rows = F.normalize(vectors.float(), dim=1)
+        self._vectors: Dict[str, Tensor] = {phrase.lower(): row for phrase, row in zip(phrases, rows, strict=True)}
+        self.width = int(vectors.shape[1])
+
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        """T phrases to [T, C] vectors of unit length.
+
+        Raises:
+            InputError: naming those that the table lacks.
+        """
+        missing = [phrase for phrase in phrases if phrase.strip().lower() not in self._vectors]
+        if missing:
+            known = describe(sorted(self._vectors), limit=20)
+            raise InputError(f"{self._path} has no vectors of {describe(missing)}. It has those of {known}.")
+        return torch.stack([self._vectors[phrase.strip().lower()] for phrase in phrases])
+
+    def check(self, phrases: Sequence[str]) -> None:
+        """A table reads what it has."""
+        return None
+
+
+class _Tower:
+    """A text tower that refuses phrases which it cannot read."""
+
+    def __init__(self, clip: Any) -> None:
+        self.name, self.width, self._clip = clip.name, clip.width, clip
+
+    def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
+        return self._clip.encode_phrases(phrases).cpu()
+
+    def check(self, phrases: Sequence[str]) -> None:
+        check_languages(phrases, self.name, self._clip.languages)
+
+
+def text_encoder(encoder: str, weights: Optional[Path] = None, device: str = "cpu") -> Any:
+    """What encodes phrases for features of an encoder.
+
+    Args:
+        encoder: its name; up to the first " / " it is that of the space.
+        weights: a file of the text tower's weights, or a table of phrases (.npz). None fetches the published weights.
+        device: where the tower runs. A phrase takes a hundredth of a second on a CPU.
+
+    Raises:
+        InputError: where the space is none of open_clip's and no table is given, or the weights are not to be had.
+    """
+    space = encoder.partition(" / ")[0].strip()
+    if weights is not None and weights.suffix == ".npz":
+        return PhraseTable(weights, space)
+    from nts_plugins.encoders.clip import OpenClip
+
+    model, _, tag = space.partition(" ")
+    if not tag:
+        raise InputError(
+            f"The features are of {space!r}, which is no model of open_clip with its weights: phrases need a table of "
+            f"their vectors in place of its text tower (--weights TABLE.npz)."
+        )
+    return _Tower(OpenClip.load(OpenClipSettings(model, tag, weights), torch.device(device)))

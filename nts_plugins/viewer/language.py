@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The panel in which one asks a scene, and how it shows its answer: on the splats, in the frame that is drawn next."""
+
+from dataclasses import replace
+from typing import Callable, Optional, Sequence
+
+import torch
+from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider, ViewerText
+from torch import Tensor, nn
+
+from nts_plugins.errors import InputError
+from nts_plugins.gaussians import Gaussians
+from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
+from nts_plugins.queries.overlays import heat, highlighted
+from nts_plugins.queries.question import Question
+from nts_plugins.queries.relevancy import from_margin
+
+HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING = "Heat map", "Highlight", "Only what is found", "Without it", "Scene as it is"
+AUTO = "best"
+EVERYTHING = "all together"
+
+
+class LanguagePanel(nn.Module):
+    """Elements of the viewer, and what they say about splats.
+
+    Args:
+        levels: names of the levels that there are.
+        ask: makes a question of a text and of negatives; its InputErrors are shown in the panel.
+    """
+
+    def __init__(self, levels: Sequence[str], ask: Callable[[str, str], Question]) -> None:
+        super().__init__()
+        self._ask = ask
+        self._asked = ("", "")
+        self._question: Optional[Question] = None
+        self.text = ViewerText("Look for", "", hint="A phrase, or several with ; between them.")
+        self.show = ViewerDropdown("Show", HEAT, [HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING], hint="What to do with it.")
+        self.phrase = ViewerDropdown("Phrase", EVERYTHING, [EVERYTHING], hint="Which of several phrases to show.")
+        self.level = ViewerDropdown(
+            "Size of things", AUTO, [AUTO, *levels], hint="On which level to look; best takes that of the best match."
+        )
+        self.threshold = ViewerSlider(
+            "Threshold", 0.0, -0.1, 0.2, 0.005, hint="By how much the cosine of a phrase must beat that of what it has "
+            "to beat, for something to be found."
+        )  # fmt: skip
+        self.negatives = ViewerText(
+            "Has to beat", "", hint="Phrases that fit anything. Empty: object; things; stuff; texture, or the same "
+            "in the language of the phrase."
+        )  # fmt: skip
+        self.answer = ViewerText("Answer", "", disabled=True, hint="What was found.")
+
+    def question(self) -> Optional[Question]:
+        """What the panel asks now; None where nothing is asked, or it cannot be."""
+        wanted = self.text.value.strip(), self.negatives.value.strip()
+        if wanted == self._asked:
+            return self._question
+        self._asked, self._question, said = wanted, None, ""
+        if wanted[0]:
+            try:
+                self._question = self._ask(*wanted)
+            except InputError as error:
+                said = str(error)
+        self._say(said)
+        phrases = self._question.phrases if self._question is not None else ()
+        self.phrase.set_options([EVERYTHING, *phrases] if len(phrases) > 1 else [EVERYTHING])
+        if self.phrase.value != EVERYTHING:
+            self.phrase.value = EVERYTHING
+        return self._question
+
+    def chosen_level(self, names: Sequence[str]) -> Optional[int]:
+        """Number of the level that is looked on; None for the best."""
+        return list(names).index(self.level.value) if self.level.value in names else None
+
+    def shown(self, gaussians: Gaussians, relevancy: Tensor) -> Gaussians:
+        """The splats as the panel wants them seen, given how relevant each is for each phrase, [N, Q]."""
+        question = self._question
+        if question is None or self.show.value == NOTHING or gaussians.sh is None:
+            return gaussians
+        picked = self.phrase.value
+        own = relevancy[:, question.phrases.index(picked)] if picked in question.phrases else relevancy.amax(dim=1)
+        least = from_margin(self.threshold.value)
+        found = own > least
+        best = float(own.max()) if len(own) else 0.0
+        self._say(f"{int(found.sum())} of {len(found)} splats, the best {best:.3f}")
+        if self.show.value in (ONLY, WITHOUT):
+            wanted = found if self.show.value == ONLY else ~found
+            return replace(gaussians, opacities=torch.where(wanted, gaussians.opacities, 0.0))
+        colors = sh_to_rgb(gaussians.sh[:, 0]).clamp(0.0, 1.0)
+        painted = heat(colors, own + (0.5 - least)) if self.show.value == HEAT else None
+        painted = highlighted(colors, found) if painted is None else painted
+        return replace(gaussians, sh=rgb_to_sh(painted)[:, None], sh_rest=None)
+
+    def _say(self, text: str) -> None:
+        if self.answer.value != text:
+            self.answer.value = text
