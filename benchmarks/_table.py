@@ -90,8 +90,8 @@ class _Scene:
         import trimesh
         from PIL import Image
 
-        self.names = [*PLACES, "table", "floor"]
-        self.scene = o3d.t.geometry.RaycastingScene()
+        self.names = [*PLACES, "table", "room"]
+        self.scene, self.objects = o3d.t.geometry.RaycastingScene(), o3d.t.geometry.RaycastingScene()
         self.uvs, self.textures = [], []
         for name, (x, y, turn) in PLACES.items():
             mesh = trimesh.load(objects / name / "textured.obj", process=False, force="mesh")
@@ -103,7 +103,8 @@ class _Scene:
             image = Image.open(objects / name / "texture_map.png").convert("RGB")
             self.textures.append(np.asarray(image, np.float64) / 255.0)
         self._add(*_box((-TABLE, -TABLE, -TOP), (TABLE, TABLE, 0.0)))
-        self._add(*_box((-3.0, -3.0, -0.75), (3.0, 3.0, -0.7)))
+        # Around everything: a sky has nothing by which splats could tell that it is far away.
+        self._add(*_box((-3.0, -3.0, -0.75), (3.0, 3.0, 2.2)), shades=False)
 
     def photograph(self, camera: Camera) -> Tuple[NDArray, NDArray, NDArray]:
         """Picture [H, W, 3] uint8, instances [H, W] from 1 (0 where there is nothing), places [H, W, 3]."""
@@ -130,7 +131,7 @@ class _Scene:
         sun = SUN / np.linalg.norm(SUN)
         lit = np.clip(normals @ sun, 0.0, None)
         start = np.nan_to_num(places) + 1e-4 * normals
-        shade = np.isinf(self._cast(start, np.broadcast_to(sun, start.shape))["t_hit"])
+        shade = np.isinf(self._cast(start, np.broadcast_to(sun, start.shape), self.objects)["t_hit"])
         sky = LIGHTS[1] * (0.6 + 0.4 * normals[..., 2:])
         color = albedo * (LIGHTS[0] * (lit * shade)[..., None] * 1.6 + sky)
         return np.where(there[..., None], color, (0.62, 0.70, 0.80)), ids, places
@@ -146,25 +147,27 @@ class _Scene:
             columns = np.clip(uv[:, 0] * width, 0, width - 1).astype(int)
             rows = np.clip((1 - uv[:, 1]) * height, 0, height - 1).astype(int)
             albedo[own] = texture[rows, columns]
-        # Boards of wood, and a chequered floor: without a texture there is nothing to learn shape from.
-        x, y = places[..., 0], places[..., 1]
+        # Boards of wood, and chequered walls: without a texture there is nothing to learn shape from.
+        x, y, z = places[..., 0], places[..., 1], places[..., 2]
         grain = 0.5 + 0.5 * np.sin(60 * x + 6 * np.sin(9 * y)) * np.sin(23 * y + 2 * np.sin(31 * x))
         boards = np.where(np.floor(8 * (x + 2)) % 2 > 0, 0.9, 1.0)
         wood = np.array([0.58, 0.40, 0.24]) * (0.8 + 0.3 * grain)[..., None] * boards[..., None]
-        tiles = np.where((np.floor(3 * x) + np.floor(3 * y)) % 2 > 0, 0.55, 0.75)[..., None] * np.array(
-            [0.9, 0.95, 1.0]
-        )
+        blocks = (np.floor(3 * x + 0.1) + np.floor(3 * y + 0.1) + np.floor(3 * z + 0.1)) % 2 > 0
+        shades = np.where(blocks, 0.55, 0.75) * (0.9 + 0.1 * grain)
+        tiles = shades[..., None] * np.array([0.9, 0.95, 1.0])
         albedo = np.where((ids == len(self.uvs) + 1)[..., None], wood, albedo)
         return np.where((ids == len(self.uvs) + 2)[..., None], tiles, albedo)
 
-    def _cast(self, origins: NDArray, towards: NDArray) -> Dict[str, NDArray]:
+    def _cast(self, origins: NDArray, towards: NDArray, scene: Any = None) -> Dict[str, NDArray]:
         rays = np.concatenate([origins, towards], axis=-1).astype(np.float32)
-        return {name: value.numpy() for name, value in self.scene.cast_rays(rays).items()}
+        return {name: value.numpy() for name, value in (scene or self.scene).cast_rays(rays).items()}
 
-    def _add(self, vertices: NDArray, faces: NDArray) -> None:
+    def _add(self, vertices: NDArray, faces: NDArray, shades: bool = True) -> None:
         import open3d as o3d
 
-        self.scene.add_triangles(o3d.core.Tensor(vertices.astype(np.float32)), o3d.core.Tensor(faces.astype(np.uint32)))
+        corners, triangles = o3d.core.Tensor(vertices.astype(np.float32)), o3d.core.Tensor(faces.astype(np.uint32))
+        for scene in (self.scene, self.objects) if shades else (self.scene,):
+            scene.add_triangles(corners, triangles)
 
 
 def _box(low: Tuple[float, float, float], high: Tuple[float, float, float]) -> Tuple[NDArray, NDArray]:

@@ -202,12 +202,16 @@ def locate(case: Case, work: Path) -> Optional[Path]:
         command = ["nts", "sample", scene, str(folder), *options]
         run_command(command, work / "logs" / f"{case.scene}.log")
         return folder
-    captures = Path(os.environ.get("NTS_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
-    folder = captures / case.scene
+    folder = captures_folder() / case.scene
     if folder.is_dir():
         return folder
     print(f"{case.scene} is left out: there is no {folder}. NTS_TEST_DATA names another folder of captures.")
     return None
+
+
+def captures_folder() -> Path:
+    """Where captures and other real data lie."""
+    return Path(os.environ.get("NTS_TEST_DATA") or REPOSITORY.parent / "shared" / "data")
 
 
 def run_folder(options: Options, case: Case) -> Path:

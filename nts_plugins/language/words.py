@@ -18,6 +18,8 @@ AT_ONCE = 1 << 15
 """Features of so many splats are in memory at once: 64 MB of 512 numbers each."""
 SKETCH = 16
 """Numbers of a sketch, at most."""
+AXES = 64
+"""Directions in which features are drawn to tell how long their sums are. All there are of LangSplatV2's 64 words."""
 
 
 class WordsFit(Fit):
@@ -57,12 +59,23 @@ class WordsFit(Fit):
             return torch.where(lengths > 0, cosines / lengths.clamp_min(1e-12), 0.0).clamp(-1.0, 1.0)
 
     def question(self, codes: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
-        """Of each level the phrases' numbers, and then what they are to be divided by: the coordinates of a feature or,
-        without ``exact``, its length. Opacity would not do: features may be shorter than 1, and splats without any."""
+        """Of each level the phrases' numbers, and then what they are to be divided by: the length of a feature or, with
+        ``exact``, its coordinates along the main :data:`AXES` and the length of what is left. Opacity would not do:
+        features may be shorter than 1, and splats without any.
+
+        Lengths of what is left add up as if it pointed in one direction, as it does where a pixel shows one word. Where
+        it shows several that differ, and not along the main axes, their sum is a little shorter than it is told to be.
+        """
         with torch.no_grad():
-            cosines = self.weigh(codes, self.words.float() @ phrases.T)
-            divisor = self.weigh(codes, self._axes()) if exact else self.lengths(codes)[..., None]
-            return torch.cat([cosines, divisor], dim=-1).flatten(1)
+            parts = [self.weigh(codes, self.words.float() @ phrases.T)]
+            lengths = self.lengths(codes)[..., None]
+            if exact:
+                main = self.weigh(codes, self._axes()[..., :AXES])
+                left = (lengths.square() - main.square().sum(dim=-1, keepdim=True)).clamp_min(0.0).sqrt()
+                parts += [main, left]
+            else:
+                parts.append(lengths)
+            return torch.cat(parts, dim=-1).flatten(1)
 
     def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
         values = drawn.unflatten(-1, (self.levels, -1))
