@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nts query``: ask a run for things by name."""
 
+import math
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple
 
@@ -90,12 +92,14 @@ class Query:
             folders = _folders(work, question.phrases)
             for number, (phrase, level) in enumerate(zip(question.phrases, levels, strict=True)):
                 found = of_splats[:, level, number] > least
-                boxes = _found(model, found, of_splats[:, level, number], folders[number] / "splats.ply", to_frame)
+                boxes, splats = _found(
+                    model, found, of_splats[:, level, number], folders[number] / "splats.ply", to_frame
+                )
                 answer["phrases"][phrase] = {
                     "folder": folders[number].name,
                     "level": head.levels[level],
                     "best": float(best[level, number]),
-                    "splats": int(found.sum()),
+                    "splats": splats,
                     "boxes": boxes,
                     "views": {},
                 }
@@ -120,6 +124,8 @@ class Query:
                 raise InputError(f"{target} holds an answer. Choose another --output-dir, or replace it: --overwrite.")
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise InputError(f"--smoothing is {self.smoothing}; the side of a square around a pixel is odd.")
+        if not math.isfinite(self.threshold):
+            raise InputError(f"--threshold is {self.threshold}; it must be a number, a difference of cosines.")
         if self.camera_path is not None and not self.camera_path.is_file():
             raise InputError(f"There is no camera path {self.camera_path}.")
 
@@ -135,7 +141,7 @@ class Query:
         else:
             manager = pipeline.datamanager
             dataset = manager.eval_dataset if self.views == "test" else manager.train_dataset
-            cameras, names = dataset.cameras, [path.stem for path in dataset.image_filenames]
+            cameras, names = dataset.cameras, _names(dataset.image_filenames)
         with progress("Views") as (tell, _):
             for number, name in enumerate(names):
                 tell(number, len(names))
@@ -155,7 +161,7 @@ class Query:
             own = relevancy[level, ..., number].cpu()
             around = self.smoothing // 2
             own = window_mean(own, around, around) if around else own
-            found = (own > least) & there.cpu()
+            found = (own > least) & there[level].cpu()
             _save(folders[number] / f"{name}_relevancy.png", (own * 65535).round().numpy().astype("uint16"))
             _save(folders[number] / f"{name}_mask.png", (found * 255).numpy().astype("uint8"))
             overlay = heat(rgb, own + (0.5 - least))
@@ -171,24 +177,35 @@ class Query:
 def _folders(work: Path, phrases: Tuple[str, ...]) -> List[Path]:
     """A folder for each phrase, of a name that any file system takes."""
     folders: List[Path] = []
-    for number, phrase in enumerate(phrases):
+    for phrase in phrases:
         words = "".join(letter if letter.isalnum() else "_" for letter in phrase)[:60]
         taken = {folder.name.lower() for folder in folders}
-        folder = work / (words if words.lower() not in taken else f"{words}_{number}")
+        names = chain([words], (f"{words}_{number}" for number in count(2)))
+        name = next(each for each in names if each.lower() not in taken)
+        folder = work / name
         folder.mkdir()
         folders.append(folder)
     return folders
 
 
-def _found(model: Any, found: Any, relevancy: Any, path: Path, to_frame: Any) -> List[Dict[str, Any]]:
-    """Write the splats that were found, and say where they are."""
+def _names(paths: List[Path]) -> List[str]:
+    """A name for each picture: that of its file, and of its folder too where files share a name."""
+    stems = [path.stem for path in paths]
+    return [
+        stem if stems.count(stem) == 1 else f"{path.parent.name}_{stem}"
+        for stem, path in zip(stems, paths, strict=True)
+    ]
+
+
+def _found(model: Any, found: Any, relevancy: Any, path: Path, to_frame: Any) -> Tuple[List[Dict[str, Any]], int]:
+    """Write the splats that were found, without those too faint to be drawn, and say where they are, and how many."""
     from nts_plugins.files import ply
     from nts_plugins.surfaces.places import places_of
 
-    params = {name: value.detach()[found] for name, value in model.gauss_params.items() if name in ply.VALUES}
-    ply.write(path, ply.exported(params))
-    solid = model.opacities.detach().reshape(-1)[found].sigmoid().cpu().numpy()
-    places = places_of(params["means"].cpu().numpy(), solid)
+    values = {name: value.detach()[found] for name, value in model.gauss_params.items() if name in ply.VALUES}
+    params = ply.exported({**values, "relevancy": relevancy[found]})
+    ply.write(path, params)
+    places = places_of(params["means"].numpy(), params["opacities"].reshape(-1).sigmoid().numpy())
     boxes = []
     for place in places:
         corners = place.corners() @ to_frame[:3, :3].T + to_frame[:3, 3]
@@ -196,10 +213,10 @@ def _found(model: Any, found: Any, relevancy: Any, path: Path, to_frame: Any) ->
             {
                 "corners": corners.round(6).tolist(),
                 "splats": len(place.members),
-                "best": float(relevancy[found][place.members].max()),
+                "best": float(params["relevancy"][place.members].max()),
             }
         )
-    return boxes
+    return boxes, len(params["means"])
 
 
 def _path(path: Path) -> Any:
@@ -209,7 +226,7 @@ def _path(path: Path) -> Any:
 
     try:
         return get_path_from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise InputError(f"{path} is no camera path of nerfstudio's viewer: {error!r}") from error
 
 

@@ -129,6 +129,15 @@ class FeatureStore:
             levels = tuple(json.loads(file.metadata()["levels"]))
             return Regions(file.get_tensor("ids").to(torch.int32), file.get_tensor("features"), levels)
 
+    def check_file(self, key: str) -> None:
+        """A picture's file is there and whole, as far as its beginning tells.
+
+        Raises:
+            InputError: where it is not.
+        """
+        with self._opened(key):
+            pass
+
     def pictures(self) -> Dict[str, str]:
         """Key of each picture that there are features of, to its name."""
         found = {}

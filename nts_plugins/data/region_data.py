@@ -144,6 +144,9 @@ class RegionDatamanager(SplatDatamanager):
         store, dataset = files[0].store, self.train_dataset
         names = [path.name for path in dataset.image_filenames]
         missing = [number for number, file in enumerate(files) if file.key not in store]
+        for number, file in enumerate(files):
+            if number not in missing:
+                store.check_file(file.key)
         if not missing:
             return
         if store.encoder != self._own_encoder or self.config.features is not None:

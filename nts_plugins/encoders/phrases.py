@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Phrases to vectors of the space that a scene's features are of."""
 
+import zipfile
 from pathlib import Path
 from typing import Any, Dict, Optional, Sequence
 
@@ -18,7 +19,7 @@ class PhraseTable:
     """Vectors of phrases that were encoded elsewhere, for machines without the text tower.
 
     Args:
-        path: an .npz file with ``phrases`` [T] and ``vectors`` [T, C]; other letters case do not matter.
+        path: an .npz file with ``phrases`` [T] and ``vectors`` [T, C]; case does not matter.
         name: of the space that the vectors are said to be of.
 
     Raises:
@@ -30,12 +31,13 @@ class PhraseTable:
         try:
             with np.load(path, allow_pickle=False) as file:
                 phrases, vectors = [str(each) for each in file["phrases"]], torch.from_numpy(file["vectors"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
             raise InputError(f"{path} is no table of phrases (.npz with phrases and vectors): {error}") from error
         if vectors.ndim != 2 or len(vectors) != len(phrases):
             raise InputError(f"{path} has {len(phrases)} phrases, and vectors of the shape {tuple(vectors.shape)}.")
         rows = F.normalize(vectors.float(), dim=1)
-        self._vectors: Dict[str, Tensor] = {phrase.lower(): row for phrase, row in zip(phrases, rows, strict=True)}
+        names = [phrase.strip().lower() for phrase in phrases]
+        self._vectors: Dict[str, Tensor] = dict(zip(names, rows, strict=True))
         self.width = int(vectors.shape[1])
 
     def encode_phrases(self, phrases: Sequence[str]) -> Tensor:
@@ -82,12 +84,15 @@ def text_encoder(encoder: str, weights: Optional[Path] = None, device: str = "cp
     space = encoder.partition(" / ")[0].strip()
     if weights is not None and weights.suffix == ".npz":
         return PhraseTable(weights, space)
+    import open_clip
+
     from nts_plugins.encoders.clip import OpenClip
 
     model, _, tag = space.partition(" ")
-    if not tag:
+    if not tag or open_clip.get_model_config(model) is None:
         raise InputError(
             f"The features are of {space!r}, which is no model of open_clip with its weights: phrases need a table of "
-            f"their vectors in place of its text tower (--weights TABLE.npz)."
+            f"their vectors in place of a text tower (--pipeline.model.language.text-weights TABLE.npz in ns-train, "
+            f"--weights TABLE.npz in nts query)."
         )
     return _Tower(OpenClip.load(OpenClipSettings(model, tag, weights), torch.device(device)))

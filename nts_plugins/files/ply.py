@@ -33,7 +33,7 @@ def exported(params: Mapping[str, Tensor]) -> Dict[str, Tensor]:
         params: [N, ...] by name, among them those of a file; what else splats have is thinned with them.
     """
     params = {name: value.detach().float().cpu() for name, value in params.items()}
-    own = [params[name] for name in (*_NEEDED, "features_rest") if params[name].numel()]
+    own = [params[name] for name in (*_NEEDED, "features_rest") if params[name].shape[1:].numel()]
     finite = torch.stack([value.flatten(1).isfinite().all(dim=1) for value in own]).all(dim=0)
     keep = finite & (params["opacities"].reshape(-1) >= LEAST_LOGIT)
     return {name: value[keep] for name, value in params.items()}

@@ -8,7 +8,7 @@ pictures show, without training; ``sparse`` (LangSplatV2, NeurIPS 2025, arXiv 25
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Collection, Dict, Iterator, Literal, Mapping, MutableMapping, Optional, Tuple, Type
+from typing import Any, Collection, Dict, Iterator, List, Literal, Mapping, MutableMapping, Optional, Tuple, Type
 
 import torch
 from torch import Tensor
@@ -82,7 +82,7 @@ class LanguageHead(FeatureHead):
         self.panel = LanguagePanel(self.levels, self.ask)
         self._question: Optional[Question] = None
         self._text: Any = None
-        self._answer: Optional[Tuple[Tuple, Tensor]] = None
+        self._answer: Optional[Tuple[Question, Optional[int], List[Tensor], Tensor]] = None
 
     # ---- codes
 
@@ -116,7 +116,8 @@ class LanguageHead(FeatureHead):
         question = self.question()
         if question is not None:
             cosines = self.fit.pixel_cosines(channels[..., 3:], alphas, question.vectors.to(alphas.device))
-            relevancy = torch.where(alphas[..., None] > 0.5, question.relevancy(cosines), 0.0)
+            there = (alphas > 0.5) & ~cosines[..., 0].isnan()
+            relevancy = torch.where(there[..., None], question.relevancy(cosines), 0.0)
             own = on_level(relevancy.flatten(0, 1), self._level()).unflatten(0, relevancy.shape[:2])
             outputs[f"{self.name}_relevancy"] = own.amax(dim=-1, keepdim=True)
         return outputs
@@ -156,7 +157,13 @@ class LanguageHead(FeatureHead):
             from nts_plugins.encoders.phrases import text_encoder
 
             self._text = text_encoder(self.encoder, self.config.text_weights)
-        return asked(text, self._text.encode_phrases, negatives, self._text.check)
+        question = asked(text, self._text.encode_phrases, negatives, self._text.check)
+        if question.vectors.shape[1] != self.fit.width:
+            raise InputError(
+                f"Phrases are vectors of {question.vectors.shape[1]} numbers here, and the scene's features have "
+                f"{self.fit.width}: they are of another model, {self.encoder!r}."
+            )
+        return question
 
     def question(self) -> Optional[Question]:
         """What is asked now: in the viewer what its panel says, elsewhere the ``prompts`` of the settings."""
@@ -169,17 +176,26 @@ class LanguageHead(FeatureHead):
     def splat_relevancy(self, codes: Tensor, question: Question) -> Tensor:
         """How relevant splats [N, ...] are on each level: [N, L, Q] in (0, 1); 0 of those without language."""
         cosines = self.fit.splat_cosines(codes, question.vectors.to(codes.device))
-        return torch.where((cosines != 0).any(dim=-1, keepdim=True), question.relevancy(cosines), 0.0)
+        return torch.where(self.fit.known(codes)[..., None], question.relevancy(cosines), 0.0)
 
     def shown(self, gaussians: Gaussians, params: Mapping[str, Tensor]) -> Gaussians:
-        question = self.question() if self.fit.ready else None
+        if not self.fit.ready:
+            self.panel.wait()
+            return gaussians
+        question = self.question()
         if question is None:
             return gaussians
-        codes = params[self.name]
-        state = codes.data_ptr(), codes._version, codes.shape, id(question), self._level()
-        if self._answer is None or self._answer[0] != state:
-            self._answer = state, on_level(self.splat_relevancy(codes, question), self._level())
-        return self.panel.shown(gaussians, self._answer[1])
+        return self.panel.shown(gaussians, self._answered(params[self.name], question))
+
+    def _answered(self, codes: Tensor, question: Question) -> Tensor:
+        """[N, Q] how relevant splats are on the level that is looked on; remembered, since a view is drawn many times.
+        Compared are values: crops take each other's place in memory, and optimizers change codes without telling."""
+        level, state = self._level(), [codes, *self.fit.parameters(), *self.fit.buffers()]
+        known = self._answer
+        if known is None or known[0] is not question or known[1] != level or not _equal(known[2], state):
+            answer = on_level(self.splat_relevancy(codes, question), level)
+            known = self._answer = question, level, [value.detach().clone() for value in state], answer
+        return known[3]
 
     def _level(self) -> Optional[int]:
         return self.panel.chosen_level(self.levels) if in_viewer() else None
@@ -207,6 +223,7 @@ class LanguageHead(FeatureHead):
 
     def set_extra_state(self, state: Dict[str, Any]) -> None:
         self.encoder, self.levels = str(state["encoder"]), tuple(state["levels"])
+        self.panel.offer(self.levels)
 
     def adapt(self, state: Mapping[str, Tensor], values: Mapping[str, Tensor], params: Mapping[str, Parameter]) -> None:
         self.fit.adapt(below(state, "fit."))
@@ -246,6 +263,11 @@ class _Pictures(Collection[PictureView]):
 
     def __contains__(self, item: object) -> bool:
         return any(item is each for each in self)
+
+
+def _equal(some: List[Tensor], others: List[Tensor]) -> bool:
+    pairs = zip(some, others, strict=True)
+    return all(one.shape == other.shape and torch.equal(one, other) for one, other in pairs)
 
 
 def _fit(config: LanguageHeadConfig, levels: int, width: int) -> Fit:

@@ -158,6 +158,9 @@ class Autoencoder(Fit):
     def splat_cosines(self, codes: Tensor, phrases: Tensor) -> Tensor:
         return self._cosines(codes.detach(), phrases)
 
+    def known(self, codes: Tensor) -> Tensor:
+        return codes.detach().norm(dim=-1) > SHORTEST
+
     def question(self, codes: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
         """The codes themselves: it is what a pixel shows of them that is decoded, ``exact`` or not."""
         with torch.no_grad():
@@ -166,8 +169,10 @@ class Autoencoder(Fit):
     def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
         """Drawn codes are given unit length first. The published program decodes them as they are; but the decoder has
         seen no others, and where a pixel is half transparent its code is half as long."""
-        cosines = self._cosines(drawn.detach().unflatten(-1, (self.levels, -1)).flatten(0, 1), phrases)
-        return torch.where(alphas[..., None] > LEAST_ALPHA, cosines.unflatten(0, drawn.shape[:2]), 0.0)
+        codes = drawn.detach().unflatten(-1, (self.levels, -1))
+        cosines = self._cosines(codes.flatten(0, 1), phrases).unflatten(0, drawn.shape[:2])
+        there = (alphas > LEAST_ALPHA) & self.known(codes)
+        return torch.where(there[..., None], cosines, torch.nan)
 
     def features(self, codes: Tensor, level: int) -> Iterator[Tuple[slice, Tensor]]:
         for start in range(0, len(codes), AT_ONCE):

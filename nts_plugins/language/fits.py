@@ -114,6 +114,10 @@ class Fit(nn.Module, ABC):
         """
 
     @abstractmethod
+    def known(self, codes: Tensor) -> Tensor:
+        """[N, L] bool, which splats have a feature on a level."""
+
+    @abstractmethod
     def question(self, codes: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
         """[N, E] channels to draw so that :meth:`pixel_cosines` can tell. No gradient."""
 
@@ -131,7 +135,7 @@ class Fit(nn.Module, ABC):
                 a pixel shows one thing.
 
         Returns:
-            [H, W, L, Q] cosines; 0 where nothing is drawn.
+            [H, W, L, Q] cosines; NaN where nothing is drawn that has a feature.
         """
 
     @abstractmethod

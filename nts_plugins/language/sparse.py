@@ -2,7 +2,7 @@
 """A few words a splat, out of some dozens that the scene learns on each level: the sparse codes of LangSplatV2."""
 
 from dataclasses import dataclass
-from typing import Callable, Iterable, Mapping, Tuple
+from typing import Callable, Iterable, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -75,10 +75,6 @@ class Sparse(WordsFit):
         generator = torch.Generator().manual_seed(self.settings.seed)
         logits = torch.randn(count, self.levels, self.settings.words, generator=generator)
         return Parameter(logits.mul_(SPREAD).to(self.codebook.device))
-
-    def adapt(self, state: Mapping[str, Tensor]) -> None:
-        super().adapt(state)
-        self.width = self.codebook.shape[-1]
 
     # ---- to be trained
 

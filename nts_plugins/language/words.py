@@ -2,7 +2,7 @@
 """Fits whose features are sums of a scene's words: linear in the codes, so that cosines themselves can be drawn."""
 
 from abc import abstractmethod
-from typing import Iterator, Optional, Tuple
+from typing import Iterator, Mapping, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,10 @@ class WordsFit(Fit):
             [N, L, D].
         """
 
+    def adapt(self, state: Mapping[str, Tensor]) -> None:
+        super().adapt(state)
+        self.width = self.words.shape[-1]
+
     @property
     def ready(self) -> bool:
         return self.words.shape[1] > 0
@@ -52,6 +56,9 @@ class WordsFit(Fit):
         """[N, L] how long the sums of splats' words are; 0 of splats that have none. No gradient."""
         with torch.no_grad():
             return self.weigh(codes, self._axes()).norm(dim=-1)
+
+    def known(self, codes: Tensor) -> Tensor:
+        return self.lengths(codes) > 0
 
     def splat_cosines(self, codes: Tensor, phrases: Tensor) -> Tensor:
         with torch.no_grad():
@@ -82,7 +89,7 @@ class WordsFit(Fit):
         cosines, divisor = values.split([len(phrases), values.shape[-1] - len(phrases)], dim=-1)
         lengths = divisor.norm(dim=-1, keepdim=True)
         there = (alphas[..., None] > LEAST_ALPHA) & (lengths > LEAST_ALPHA * LEAST_ALPHA)
-        return torch.where(there, cosines / lengths.clamp_min(1e-12), 0.0).clamp(-1.0, 1.0)
+        return torch.where(there, (cosines / lengths.clamp_min(1e-12)).clamp(-1.0, 1.0), torch.nan)
 
     def features(self, codes: Tensor, level: int) -> Iterator[Tuple[slice, Tensor]]:
         words = self.words[level : level + 1].float()

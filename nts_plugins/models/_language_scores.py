@@ -89,8 +89,7 @@ def _of_picture(
 ) -> Dict[str, List[Row]]:
     question = model.ask(";".join(label.category for label in labels))
     relevancy, there = model.relevancy(camera, question, exact=True)
-    relevancy = relevancy.cpu()
-    valid = there.cpu().expand(len(relevancy), -1, -1)
+    relevancy, valid = relevancy.cpu(), there.cpu()
     found = {name: PROTOCOLS_2D[name](relevancy, valid, labels) for name in protocols if name in PROTOCOLS_2D}
     if selection is not None:
         view = view_of(camera, camera.camera_to_worlds[..., :3, :4])

@@ -35,6 +35,8 @@ def loaded_splats(path: Path, sh_degree: int) -> Tuple[Dict[str, Tensor], Dict[s
     missing = [name for name in ply.VALUES if name not in values]
     if missing:
         raise InputError(f"{path} holds no splats with spherical harmonics: it lacks {describe(missing)}.")
+    if len(values["means"]) == 0:
+        raise InputError(f"{path} holds no splats.")
     splats = {name: values[name].float() for name in ply.VALUES}
     rest, bands = splats["features_rest"], (sh_degree + 1) ** 2 - 1
     splats["features_rest"] = F.pad(rest, (0, 0, 0, max(0, bands - rest.shape[1])))[:, :bands].contiguous()

@@ -26,6 +26,7 @@ from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.progress import progress
 from nts_plugins.queries.question import Question
 from nts_plugins.rasterization import Raster, rasterize
+from nts_plugins.viewer.language import LanguagePanel
 
 LANGUAGE = "language"
 """The name of the head. Optimizers and outputs are called by it."""
@@ -81,8 +82,16 @@ class LanguageModel(SplatModel):
         """What splats know of language."""
         return self.heads[LANGUAGE]  # type: ignore[return-value]
 
+    @property
+    def language(self) -> LanguagePanel:
+        """The viewer's panel, in whose folder of this name people look for it."""
+        return self.head.panel
+
     def head_configs(self) -> Dict[str, FeatureHeadConfig]:
-        return {**super().head_configs(), LANGUAGE: self.config.language}
+        language = self.config.language
+        if self.config.load_splats is not None:
+            language = replace(language, start_step=0)  # There is nothing to wait for.
+        return {**super().head_configs(), LANGUAGE: language}
 
     def trains_splats(self) -> bool:
         stop = self.config.splats_stop_step
@@ -115,7 +124,8 @@ class LanguageModel(SplatModel):
             exact: see :meth:`~nts_plugins.language.fits.Fit.pixel_cosines`.
 
         Returns:
-            [L, H, W, Q] relevancy in (0, 1), 0 where nothing is drawn; and [H, W] bool, where something is.
+            [L, H, W, Q] relevancy in (0, 1); and [L, H, W] bool, where something is drawn that has language. Elsewhere
+            relevancy is 0.
         """
         camera = camera.to(self.device)
         params = self._drawn_params(camera)
@@ -124,9 +134,9 @@ class LanguageModel(SplatModel):
         channels = self.head.fit.question(params[LANGUAGE], vectors, exact)
         raster = self._rasterized(replace(self._gaussians(params), sh=None, sh_rest=None, colors=channels), view)
         cosines = self.head.fit.pixel_cosines(raster.colors[0], raster.alphas[0], vectors, exact)
-        there = raster.alphas[0, ..., 0] > 0.5
-        relevancy = torch.where(there[..., None, None], question.relevancy(cosines), 0.0)
-        return relevancy.permute(2, 0, 1, 3), there
+        there = ~cosines[..., 0].isnan() & (raster.alphas[0] > 0.5)
+        relevancy = torch.where(there[..., None], question.relevancy(cosines), 0.0)
+        return relevancy.permute(2, 0, 1, 3), there.permute(2, 0, 1)
 
     @torch.no_grad()
     def opacity_of(self, splats: Tensor, view: View) -> Tensor:

@@ -322,7 +322,8 @@ class SplatModel(SplatfactoModel):
             return losses
         config = self.config
         if not self.trains_splats():
-            losses["main_loss"] = losses["main_loss"].detach()
+            # Where language is not trained either, there must be something that has a gradient.
+            losses["main_loss"] = losses["main_loss"].detach() + torch.zeros((), device=self.device, requires_grad=True)
         elif config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
             losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
         if self.trains_splats():

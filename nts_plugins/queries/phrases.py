@@ -29,7 +29,7 @@ _SCRIPTS = (
 
 
 def split(text: str) -> List[str]:
-    """The phrases of a text, without blanks around them.
+    """The phrases of a text, each once, without blanks around them.
 
     Raises:
         InputError: where there is none.
@@ -37,7 +37,7 @@ def split(text: str) -> List[str]:
     for separator in SEPARATORS:
         text = text.replace(separator, "\n")
     phrases = [phrase.strip() for phrase in text.split("\n")]
-    found = [phrase for phrase in phrases if phrase]
+    found = list(dict.fromkeys(phrase for phrase in phrases if phrase))
     if not found:
         raise InputError("There is nothing to look for: type a phrase, or several with ';' between them.")
     return found

@@ -21,7 +21,7 @@ EVERYTHING = "all together"
 
 
 class LanguagePanel(nn.Module):
-    """Elements of the viewer, and what they say about splats.
+    """Elements of the viewer, and what they say about splats. nerfstudio shows them in the order of their names.
 
     Args:
         levels: names of the levels that there are.
@@ -31,15 +31,17 @@ class LanguagePanel(nn.Module):
     def __init__(self, levels: Sequence[str], ask: Callable[[str, str], Question]) -> None:
         super().__init__()
         self._ask = ask
-        self._asked = ("", "")
+        self._last = ("", "")
         self._question: Optional[Question] = None
-        self.text = ViewerText("Look for", "", hint="A phrase, or several with ; between them.")
-        self.show = ViewerDropdown("Show", HEAT, [HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING], hint="What to do with it.")
-        self.phrase = ViewerDropdown("Phrase", EVERYTHING, [EVERYTHING], hint="Which of several phrases to show.")
+        self.asked = ViewerText("Look for", "", hint="A phrase, or several with ; between them.")
+        self.display = ViewerDropdown(
+            "Show it as", HEAT, [HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING], hint="What to do with what is found."
+        )
+        self.each = ViewerDropdown("Phrase", EVERYTHING, [EVERYTHING], hint="Which of several phrases to show.")
         self.level = ViewerDropdown(
             "Size of things", AUTO, [AUTO, *levels], hint="On which level to look; best takes that of the best match."
         )
-        self.threshold = ViewerSlider(
+        self.least = ViewerSlider(
             "Threshold", 0.0, -0.1, 0.2, 0.005, hint="By how much the cosine of a phrase must beat that of what it has "
             "to beat, for something to be found."
         )  # fmt: skip
@@ -47,14 +49,14 @@ class LanguagePanel(nn.Module):
             "Has to beat", "", hint="Phrases that fit anything. Empty: object; things; stuff; texture, or the same "
             "in the language of the phrase."
         )  # fmt: skip
-        self.answer = ViewerText("Answer", "", disabled=True, hint="What was found.")
+        self.said = ViewerText("Answer", "", disabled=True, hint="What was found.")
 
     def question(self) -> Optional[Question]:
         """What the panel asks now; None where nothing is asked, or it cannot be."""
-        wanted = self.text.value.strip(), self.negatives.value.strip()
-        if wanted == self._asked:
+        wanted = self.asked.value.strip(), self.negatives.value.strip()
+        if wanted == self._last:
             return self._question
-        self._asked, self._question, said = wanted, None, ""
+        self._last, self._question, said = wanted, None, ""
         if wanted[0]:
             try:
                 self._question = self._ask(*wanted)
@@ -62,10 +64,18 @@ class LanguagePanel(nn.Module):
                 said = str(error)
         self._say(said)
         phrases = self._question.phrases if self._question is not None else ()
-        self.phrase.set_options([EVERYTHING, *phrases] if len(phrases) > 1 else [EVERYTHING])
-        if self.phrase.value != EVERYTHING:
-            self.phrase.value = EVERYTHING
+        self.each.set_options([EVERYTHING, *phrases] if len(phrases) > 1 else [EVERYTHING])
+        if self.each.value != EVERYTHING:
+            self.each.value = EVERYTHING
         return self._question
+
+    def wait(self) -> None:
+        """Say that there is nothing to ask yet, to whoever asks; the question is answered when there is."""
+        self._say("The splats have no language yet." if self.asked.value.strip() else "")
+
+    def offer(self, levels: Sequence[str]) -> None:
+        """Levels that there are."""
+        self.level.set_options([AUTO, *levels])
 
     def chosen_level(self, names: Sequence[str]) -> Optional[int]:
         """Number of the level that is looked on; None for the best."""
@@ -74,22 +84,22 @@ class LanguagePanel(nn.Module):
     def shown(self, gaussians: Gaussians, relevancy: Tensor) -> Gaussians:
         """The splats as the panel wants them seen, given how relevant each is for each phrase, [N, Q]."""
         question = self._question
-        if question is None or self.show.value == NOTHING or gaussians.sh is None:
+        if question is None or self.display.value == NOTHING or gaussians.sh is None:
             return gaussians
-        picked = self.phrase.value
+        picked = self.each.value
         own = relevancy[:, question.phrases.index(picked)] if picked in question.phrases else relevancy.amax(dim=1)
-        least = from_margin(self.threshold.value)
+        least = from_margin(self.least.value)
         found = own > least
         best = float(own.max()) if len(own) else 0.0
         self._say(f"{int(found.sum())} of {len(found)} splats, the best {best:.3f}")
-        if self.show.value in (ONLY, WITHOUT):
-            wanted = found if self.show.value == ONLY else ~found
+        if self.display.value in (ONLY, WITHOUT):
+            wanted = found if self.display.value == ONLY else ~found
             return replace(gaussians, opacities=torch.where(wanted, gaussians.opacities, 0.0))
         colors = sh_to_rgb(gaussians.sh[:, 0]).clamp(0.0, 1.0)
-        painted = heat(colors, own + (0.5 - least)) if self.show.value == HEAT else None
+        painted = heat(colors, own + (0.5 - least)) if self.display.value == HEAT else None
         painted = highlighted(colors, found) if painted is None else painted
         return replace(gaussians, sh=rgb_to_sh(painted)[:, None], sh_rest=None)
 
     def _say(self, text: str) -> None:
-        if self.answer.value != text:
-            self.answer.value = text
+        if self.said.value != text:
+            self.said.value = text

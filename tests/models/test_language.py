@@ -1,0 +1,498 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splats that answer to phrases: where, on which level, after which training, and what becomes of the splats.
+
+Regions of the tests' capture have features that are axes of a space of eight dimensions, so that phrases can be these
+axes. The last one, of no region, is what all canonical phrases are.
+"""
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Tuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from nts_plugins.cli.main import main
+from nts_plugins.data.features import FeatureStore, key_of
+from nts_plugins.encoders.base import Regions
+from nts_plugins.errors import InputError
+from nts_plugins.files import ply
+from nts_plugins.gaussians.initialise import rgb_to_sh
+from nts_plugins.models._loaded import loaded_splats
+from nts_plugins.queries.phrases import CANONICAL
+from nts_plugins.training import checkpoints
+from nts_plugins.training.pipeline import SplatPipeline
+from tests import runs
+from tests.captures import ENCODER, blobs, write_capture, write_regions
+
+COLORS = ("red", "green", "blue")
+AXES = {
+    **{color: axis for axis, color in enumerate(COLORS)},
+    **{f"{color} part": 3 + axis for axis, color in enumerate(COLORS)},
+    "anything lit": 6,
+    **dict.fromkeys(CANONICAL["en"], 7),
+}
+"""Phrases of the tests; those of a colour are of the first level, their parts of the second, the rest of the third."""
+AS_CAPTURED = [
+    *("nerfstudio-data", "--orientation-method", "none", "--center-method", "none"),
+    *("--auto-scale-poses", "False"),
+]
+QUICK = [
+    *("--pipeline.model.resolution-schedule", "5", "--pipeline.model.densify.refine-start-iter", "10"),
+    *("--pipeline.model.densify.refine-every", "20", "--pipeline.model.densify.max-splats", "150"),
+    *("--steps-per-eval-image", "0"),
+]
+"""Densifies within a few steps."""
+CERTAIN = 1 / (1 + math.exp(-10))
+"""Relevancy of a feature that is the phrase, and at right angles to what the phrase has to beat."""
+
+
+def phrase_table(path: Path, width: int = 8) -> Path:
+    """Vectors of the phrases of :data:`AXES`."""
+    np.savez(path, phrases=np.array(list(AXES)), vectors=np.eye(width, dtype=np.float32)[list(AXES.values())])
+    return path
+
+
+def true_splats(**changes: Tensor) -> Dict[str, Tensor]:
+    """The blobs of the capture, as a file holds them; in its own frame."""
+    scene = blobs()
+    values = {
+        "means": scene.means,
+        "scales": scene.scales.log(),
+        "quats": scene.quats,
+        "opacities": scene.opacities.logit()[:, None],
+        "features_dc": rgb_to_sh(scene.colors),
+        "features_rest": torch.zeros(len(scene), 0, 3),
+    }
+    return {**values, **changes}
+
+
+def asking(table: Path, *extra: str) -> List[str]:
+    return ["--pipeline.model.language.text-weights", str(table), *extra]
+
+
+def with_splats(path: Path, table: Path, *extra: str) -> List[str]:
+    """Options of a run on splats of a file in the frame of the capture."""
+    return asking(table, "--pipeline.model.load-splats", str(path), *extra, *AS_CAPTURED)
+
+
+class Scene(NamedTuple):
+    capture: Path
+    table: Path
+    splats: Path
+    """The blobs, exactly."""
+
+
+class Ended(NamedTuple):
+    """A short training that has ended, whose features were removed afterwards."""
+
+    run: Path
+    model: Any
+    data: Any
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("data")
+    write_regions(write_capture(folder / "capture"))
+    ply.write(folder / "blobs.ply", true_splats())
+    return Scene(folder / "capture", phrase_table(folder / "phrases.npz"), folder / "blobs.ply")
+
+
+@pytest.fixture(scope="module")
+def ended(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Ended:
+    folder = tmp_path_factory.mktemp("ended")
+    shutil.copytree(scene.capture, folder / "capture")
+    trainer = runs.trainer("langsplat", folder / "capture", folder / "outputs", 40, *QUICK, *asking(scene.table))
+    trainer.train()
+    shutil.rmtree(folder / "capture" / "features")
+    return Ended(trainer.base_dir, trainer.pipeline.model.eval(), trainer.pipeline.datamanager)
+
+
+@pytest.fixture(scope="module")
+def lifted(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The pipeline of a run on the true splats."""
+    output = tmp_path_factory.mktemp("lifted")
+    return runs.load(runs.train("langsplat", scene.capture, output, 1000, *with_splats(scene.splats, scene.table)))
+
+
+def splats_of(model: Any) -> Dict[str, Tensor]:
+    return {name: model.gauss_params[name].detach().clone() for name in ply.VALUES}
+
+
+def same_splats(first: Dict[str, Tensor], second: Dict[str, Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in ply.VALUES)
+
+
+def views(dataset: Any) -> List[Tuple[Any, Tensor]]:
+    """Cameras, and the number of the brightest channel [H, W] of what each sees; -1 where nothing is."""
+    found = []
+    for index, path in enumerate(dataset.image_filenames):
+        picture = torch.from_numpy(np.asarray(Image.open(path))[..., :3].copy()).long()
+        brightest = torch.where(picture.amax(dim=-1) > 40, picture.argmax(dim=-1), -1)
+        found.append((dataset.cameras[index : index + 1], brightest))
+    return found
+
+
+def first_camera(pipeline: Any) -> Any:
+    return pipeline.datamanager.eval_dataset.cameras[:1]
+
+
+# ---- answers
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_colour_is_found_where_it_is(lifted: Any, exact: bool) -> None:
+    model, common, either = lifted.model, torch.zeros(3), torch.zeros(3)
+    inside: List[Tensor] = []
+    outside: List[Tensor] = []
+    for camera, brightest in views(lifted.datamanager.train_dataset):
+        for channel, color in enumerate(COLORS):
+            others = ";".join(each for each in COLORS if each != color)
+            relevancy, there = model.relevancy(camera, model.ask(color, others), exact)
+            own, is_it = relevancy[0, ..., 0], brightest == channel
+            there = there[0]
+            assert not own[~there].any(), "where nothing is drawn nothing is relevant"
+            inside.append(own[there & is_it])
+            outside.append(own[there & ~is_it & (brightest >= 0)])
+            common[channel] += (is_it & (own > 0.5)).sum()
+            either[channel] += (there & is_it | (own > 0.5)).sum()
+    assert (common / either > 0.6).all(), common / either
+    assert torch.cat(inside).mean() > 0.7 and torch.cat(outside).mean() < 0.2
+
+
+def test_exact_and_fast_cosines_find_the_same(lifted: Any) -> None:
+    question = lifted.model.ask("red;blue part", "green;green part;blue;red part")
+    for camera, _ in views(lifted.datamanager.eval_dataset):
+        exact, fast = (lifted.model.relevancy(camera, question, each)[0] for each in (True, False))
+        decided = (exact - 0.5).abs() > 1e-5
+        assert torch.equal((exact > 0.5) & decided, (fast > 0.5) & decided)
+        assert float((exact - fast).abs().max()) < 0.1 and not torch.equal(exact, fast)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_relevancy_of_a_thing_that_fills_a_level_is_known(lifted: Any, exact: bool) -> None:
+    question = lifted.model.ask("anything lit")
+    relevancy, there = lifted.model.relevancy(first_camera(lifted), question, exact)
+    assert relevancy.shape == (*there.shape, 1) and there.any() and not there.all()
+    whole = relevancy[2, there[2]]
+    torch.testing.assert_close(whole, torch.full_like(whole, CERTAIN), atol=1e-3, rtol=0)
+    assert not relevancy[~there].any()
+    of_splats = lifted.model.splat_relevancy(question)
+    assert of_splats.shape == (40, 3, 1)
+    torch.testing.assert_close(of_splats[:, 2, 0], torch.full((40,), CERTAIN), atol=1e-3, rtol=0)
+
+
+def test_splats_are_what_they_look_like(lifted: Any) -> None:
+    relevancy = lifted.model.splat_relevancy(lifted.model.ask("red;green;blue"))[:, 0]
+    colors = blobs().colors
+    clear = colors.sort(dim=1).values.diff(dim=1)[:, 1] > 0.3  # One channel is far ahead of the others.
+    assert clear.sum() > 10
+    agree = relevancy.argmax(dim=1) == colors.argmax(dim=1)
+    assert agree[clear].float().mean() > 0.9
+
+
+def test_splats_at_right_angles_to_all_that_is_asked_have_language_all_the_same(lifted: Any) -> None:
+    """Those of the first level to a phrase of the second: no vector of the question is like them, so that it is a draw,
+    as it is for pixels. Zero is the relevancy of splats that no picture shows."""
+    question = lifted.model.ask("red part")
+    relevancy, there = lifted.model.relevancy(first_camera(lifted), question)
+    fine = relevancy[0, there[0]]
+    torch.testing.assert_close(fine, torch.full_like(fine, 0.5))
+    torch.testing.assert_close(lifted.model.splat_relevancy(question)[:, 0], torch.full((40, 1), 0.5))
+
+
+def test_each_phrase_is_best_on_the_level_of_its_things(lifted: Any) -> None:
+    phrases = {"red": 0, "blue part": 1, "anything lit": 2}
+    question = lifted.model.ask(";".join(phrases))
+    assert lifted.model.splat_relevancy(question).amax(dim=0).argmax(dim=0).tolist() == list(phrases.values())
+    relevancy, _ = lifted.model.relevancy(first_camera(lifted), question)
+    assert relevancy.flatten(1, 2).amax(dim=1).argmax(dim=0).tolist() == list(phrases.values())
+
+
+def test_a_table_of_another_space_is_explained(scene: Scene, lifted: Any, tmp_path: Path) -> None:
+    """Its vectors are longer than features are, so that nothing can be compared."""
+    head = lifted.model.head
+    known = head._text
+    head._text, head.config.text_weights = None, phrase_table(tmp_path / "longer.npz", width=16)
+    try:
+        with pytest.raises(InputError, match="16"):
+            lifted.model.splat_relevancy(lifted.model.ask("red"))
+    finally:
+        head._text, head.config.text_weights = known, scene.table
+
+
+def test_before_training_ends_there_is_nothing_to_ask(scene: Scene, tmp_path: Path) -> None:
+    trainer = runs.trainer("langsplat", scene.capture, tmp_path, 10, *asking(scene.table))
+    with pytest.raises(InputError, match="no language yet: it comes when training ends"):
+        trainer.pipeline.model.ask("red")
+
+
+# ---- checkpoints
+
+
+def test_a_checkpoint_answers_without_the_features(ended: Ended) -> None:
+    found = runs.load(ended.run)
+    assert found.model.head.encoder == ENCODER and found.model.num_points == ended.model.num_points
+    for model in (found.model, ended.model):
+        assert bool((model.gauss_params["language"] >= 0).any()), "a training this short sees something"
+    question = found.model.ask("red;green part")
+    theirs = ended.model.ask("red;green part")
+    assert torch.equal(question.vectors, theirs.vectors)
+    assert torch.equal(found.model.splat_relevancy(question), ended.model.splat_relevancy(theirs))
+    camera = first_camera(found)
+    for exact in (True, False):
+        assert torch.equal(
+            found.model.relevancy(camera, question, exact)[0], ended.model.relevancy(camera, theirs, exact)[0]
+        )
+    first, second = (model.get_outputs_for_camera(camera) for model in (found.model, ended.model))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_what_is_kept_is_two_bytes_a_splat_and_level(ended: Ended) -> None:
+    state = checkpoints.read(runs.checkpoint(ended.run))["pipeline"]
+    codes = state["_model.gauss_params.language"]
+    assert codes.dtype == torch.int16 and codes.shape == (ended.model.num_points, 3)
+
+
+def test_levels_of_other_names_are_known_after_loading(scene: Scene, tmp_path: Path) -> None:
+    capture = write_capture(tmp_path / "capture", views=4, size=(24, 18))
+    store = FeatureStore(capture / "features" / "own", "colours of others")
+    for path in sorted((capture / "images").iterdir()):
+        picture = np.asarray(Image.open(path))
+        brightest = torch.from_numpy(picture.argmax(axis=2)).int()
+        store.write(key_of(picture), Regions(brightest.expand(2, -1, -1), torch.eye(8)[:3], ("fine", "coarse")), "")
+    run = runs.train("langsplat", capture, tmp_path / "outputs", 10, *with_splats(scene.splats, scene.table))
+    model = runs.load(run).model
+    assert model.head.levels == ("fine", "coarse") and model.gauss_params["language"].shape == (40, 2)
+    assert model.splat_relevancy(model.ask("red")).shape == (40, 2, 1)
+    assert model.head.panel.level.options == ["best", "fine", "coarse"]
+
+
+# ---- splats that are there
+
+
+@pytest.fixture
+def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    def step(self: Any, step: int) -> Any:
+        raise AssertionError("There is nothing to train.")
+
+    monkeypatch.setattr(SplatPipeline, "get_train_loss_dict", step)
+
+
+def test_a_checkpoints_splats_get_language_without_training(
+    scene: Scene, ended: Ended, no_steps: None, tmp_path: Path
+) -> None:
+    source = shutil.copy(runs.checkpoint(ended.run), tmp_path / "splats.ckpt")
+    options = asking(scene.table, "--pipeline.model.load-splats", str(source))
+    run = runs.train("langsplat", scene.capture, tmp_path / "outputs", 500, *options)
+    Path(source).unlink()  # The run has them now.
+    found = runs.load(run)
+    assert same_splats(splats_of(found.model), splats_of(ended.model))
+    assert float(ended.model.exposure.log_factors.detach().abs().max()) > 1e-3, "photographs were taken unevenly"
+    for camera, _ in views(found.datamanager.train_dataset)[:2] + views(found.datamanager.eval_dataset):
+        first, second = (model.get_outputs_for_camera(camera)["rgb"] for model in (found.model, ended.model))
+        assert torch.equal(first, second)
+    question = found.model.ask("red;anything lit")
+    assert torch.equal(found.model.splat_relevancy(question), ended.model.splat_relevancy(question))
+
+
+def test_a_files_splats_get_language_without_training(
+    scene: Scene, ended: Ended, no_steps: None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "exported"
+    assert main(["export", "--load-config", str(ended.run / "config.yml"), "--output-dir", str(folder)]) == 0
+    options = asking(scene.table, "--pipeline.model.load-splats", str(folder / "splats.ply"))
+    found = runs.load(runs.train("langsplat", scene.capture, tmp_path / "outputs", 500, *options))
+    wanted = ply.exported(splats_of(ended.model))
+    assert same_splats(splats_of(found.model), wanted)
+    # A file knows no exposure.
+    ended.model.exposes, exposes = False, ended.model.exposes
+    try:
+        expected = ended.model.get_outputs_for_camera(first_camera(found))["rgb"]
+    finally:
+        ended.model.exposes = exposes
+    shown = found.model.get_outputs_for_camera(first_camera(found))["rgb"]
+    torch.testing.assert_close(shown, expected, atol=1 / 255, rtol=0)
+
+
+def test_true_splats_draw_the_photographs(lifted: Any) -> None:
+    for index, (camera, _) in enumerate(views(lifted.datamanager.eval_dataset)):
+        photograph = lifted.datamanager.eval_dataset.get_image_uint8(index)
+        shown = lifted.model.get_outputs_for_camera(camera)["rgb"]
+        torch.testing.assert_close(shown, photograph / 255, atol=0.6 / 255, rtol=0)
+
+
+@pytest.mark.parametrize("degree, bands", [(0, 0), (1, 3), (3, 15)])
+def test_harmonics_are_cut_off_or_filled_up(tmp_path: Path, degree: int, bands: int) -> None:
+    rest = torch.randn(40, 8, 3, generator=torch.Generator().manual_seed(0))
+    values = true_splats(features_rest=rest)
+    ply.write(tmp_path / "splats.ply", values)
+    found, others = loaded_splats(tmp_path / "splats.ply", degree)
+    assert not others and found["features_rest"].shape == (40, bands, 3)
+    shared = min(bands, 8)
+    assert torch.equal(found["features_rest"][:, :shared], rest[:, :shared])
+    assert not found["features_rest"][:, shared:].any()
+    assert same_splats({**found, "features_rest": rest}, values)
+
+
+def test_splats_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
+    broken = true_splats()
+    broken["means"] = broken["means"].clone()
+    broken["means"][3, 1] = torch.nan
+    ply.write(tmp_path / "splats.ply", broken)
+    found, _ = loaded_splats(tmp_path / "splats.ply", 3)
+    assert torch.equal(found["means"], torch.cat([broken["means"][:3], broken["means"][4:]]))
+
+
+def test_a_file_of_another_degree_is_drawn_with_all_of_it(scene: Scene, tmp_path: Path) -> None:
+    rest = 0.2 * torch.randn(40, 3, 3, generator=torch.Generator().manual_seed(0))
+    values = true_splats(features_rest=rest)
+    ply.write(tmp_path / "splats.ply", values)
+    options = with_splats(tmp_path / "splats.ply", scene.table)
+    found = runs.load(runs.train("langsplat", scene.capture, tmp_path / "outputs", 10, *options))
+    assert found.model.features_rest.shape == (40, 15, 3)
+    before = found.model.get_outputs_for_camera(first_camera(found))["rgb"]
+    found.model.gauss_params["features_rest"].data.zero_()
+    assert float((found.model.get_outputs_for_camera(first_camera(found))["rgb"] - before).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("gone.ply", None, "There is no file"),
+        ("gone.ckpt", None, "There is no checkpoint"),
+        ("text.ply", b"no splats", "cannot be read"),
+        ("text.ckpt", b"no splats", "cannot be read"),
+        ("folder.ckpt", "folder", "There is no checkpoint"),
+        ("state.ckpt", "state", "lacks"),
+        ("empty.ply", "empty", "no splats"),
+    ],
+)
+def test_splats_that_cannot_be_read_leave_no_run(
+    scene: Scene, tmp_path: Path, name: str, content: Any, message: str
+) -> None:
+    path = tmp_path / name
+    if content == "folder":
+        path.mkdir()
+    elif content == "empty":
+        ply.write(path, {name: value[:0] for name, value in true_splats().items()})
+    elif content == "state":
+        parts: Dict[str, Any] = dict.fromkeys(("optimizers", "schedulers", "scalers"), {})
+        torch.save({**parts, "step": 3, "pipeline": {"_model.weights": torch.zeros(3)}}, path)
+    elif content is not None:
+        path.write_bytes(content)
+    output = tmp_path / "outputs"
+    with pytest.raises(InputError, match=message):
+        runs.train("langsplat", scene.capture, output, 10, *with_splats(path, scene.table))
+    assert not output.exists()
+
+
+def test_loaded_splats_stay_while_codes_are_trained(scene: Scene, tmp_path: Path) -> None:
+    options = ["--pipeline.model.language.fit", "sparse", "--pipeline.model.language.sparse.words", "8"]
+    options = with_splats(scene.splats, scene.table, *options, *QUICK)
+    trainer = runs.trainer("langsplat", scene.capture, tmp_path, 30, *options)
+    model = trainer.pipeline.model
+    before, codes = splats_of(model), model.gauss_params["language"].detach().clone()
+    assert same_splats(before, loaded_splats(scene.splats, 3)[0])
+    factors = model.exposure.log_factors.detach().clone()
+    trainer.train()
+    assert same_splats(splats_of(model), before) and torch.equal(model.exposure.log_factors, factors)
+    assert not torch.equal(model.gauss_params["language"], codes)
+    found = runs.load(trainer.base_dir).model
+    assert same_splats(splats_of(found), before)
+    assert torch.equal(found.gauss_params["language"], model.gauss_params["language"])
+    assert torch.equal(found.head.fit.codebook, model.head.fit.codebook)
+
+
+# ---- fits
+
+
+def recorded(trainer: Any) -> List[Tuple[Dict[str, Tensor], Tensor]]:
+    """Splats and codes before each step of a training, which is run."""
+    seen: List[Tuple[Dict[str, Tensor], Tensor]] = []
+    original, model = trainer.pipeline.get_train_loss_dict, trainer.pipeline.model
+
+    def step(step: int) -> Any:
+        seen.append((splats_of(model), model.gauss_params["language"].detach().clone()))
+        return original(step=step)
+
+    trainer.pipeline.get_train_loss_dict = step
+    trainer.train()
+    del trainer.pipeline.get_train_loss_dict
+    seen.append((splats_of(model), model.gauss_params["language"].detach().clone()))
+    return seen
+
+
+def test_splats_stop_where_they_are_told(scene: Scene, tmp_path: Path) -> None:
+    options = [
+        *("--pipeline.model.splats-stop-step", "20", "--pipeline.model.language.start-step", "10"),
+        *("--pipeline.model.language.fit", "sparse", "--pipeline.model.language.sparse.words", "8"),
+    ]
+    seen = recorded(runs.trainer("langsplat", scene.capture, tmp_path, 30, *options, *asking(scene.table)))
+    assert len(seen) == 31
+    moved = [not same_splats(seen[step][0], seen[step + 1][0]) for step in range(30)]
+    learned = [not torch.equal(seen[step][1], seen[step + 1][1]) for step in range(30)]
+    assert moved == [step < 20 for step in range(30)]
+    assert learned == [step >= 10 for step in range(30)]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--pipeline.model.splats-stop-step", "5"],
+        [
+            *("--pipeline.model.splats-stop-step", "5", "--pipeline.model.language.start-step", "10"),
+            *("--pipeline.model.language.fit", "sparse", "--pipeline.model.language.sparse.words", "8"),
+        ],
+    ],
+    ids=["language is lifted", "language comes later"],
+)
+def test_steps_in_which_nothing_is_trained_pass(scene: Scene, tmp_path: Path, options: List[str]) -> None:
+    trainer = runs.trainer("langsplat", scene.capture, tmp_path, 12, *options, *asking(scene.table))
+    trainer.train()
+    assert 0 < float(trainer.pipeline.model.splat_relevancy(trainer.pipeline.model.ask("red")).max()) <= 1
+
+
+def test_loaded_splats_get_codes_although_language_would_come_later(scene: Scene, tmp_path: Path) -> None:
+    """As of the methods of the papers, whose language begins when splats are done."""
+    options = [
+        *("--pipeline.model.language.fit", "sparse", "--pipeline.model.language.sparse.words", "8"),
+        *("--pipeline.model.language.start-step", "6"),
+    ]
+    options = with_splats(scene.splats, scene.table, *options)
+    trainer = runs.trainer("langsplat", scene.capture, tmp_path, 12, *options)
+    trainer.train()
+    assert 0 < float(trainer.pipeline.model.splat_relevancy(trainer.pipeline.model.ask("red")).max()) <= 1
+
+
+GATED = ["--pipeline.model.language.lift.gate", "True", "--pipeline.model.language.lift.rule", "median"]
+
+
+@pytest.mark.parametrize(
+    "fit, settings",
+    [("lift", []), ("lift", GATED), ("sparse", []), ("autoencoder", [])],
+    ids=["lift", "gated median", "sparse", "autoencoder"],
+)
+def test_every_fit_ends_with_an_answer(scene: Scene, tmp_path: Path, fit: str, settings: List[str]) -> None:
+    options = [
+        *settings,
+        *("--pipeline.model.language.fit", fit, "--pipeline.model.language.sparse.words", "8"),
+        *("--pipeline.model.language.autoencoder.epochs", "3"),
+    ]
+    run = runs.train(
+        "langsplat", scene.capture, tmp_path, 15, *with_splats(scene.splats, scene.table, *options, *QUICK)
+    )
+    found = runs.load(run)
+    question = found.model.ask("red;anything lit")
+    of_splats = found.model.splat_relevancy(question)
+    assert of_splats.shape == (40, 3, 2) and 0 <= float(of_splats.min()) and 0.5 < float(of_splats.max()) < 1
+    for exact in (True, False):
+        relevancy, there = found.model.relevancy(first_camera(found), question, exact)
+        assert torch.isfinite(relevancy).all() and float(relevancy.max()) > 0.5
+        assert there.any() and (relevancy[there] > 0).all() and not relevancy[~there].any()

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a text asks, as vectors, and what features answer, by hand."""
+
+import math
+from typing import List, Sequence
+
+import pytest
+import torch
+
+from nts_plugins.errors import InputError
+from nts_plugins.queries.phrases import CANONICAL
+from nts_plugins.queries.question import Question, asked
+
+
+def by_length(phrases: Sequence[str]) -> torch.Tensor:
+    """A vector that tells which phrase it is of: the axis of its number of letters."""
+    return torch.eye(16)[[len(phrase) for phrase in phrases]]
+
+
+def sigmoid(value: float) -> float:
+    return 1 / (1 + math.exp(-value))
+
+
+def test_phrases_come_first_and_then_what_they_have_to_beat():
+    question = asked(" red ; a mug", by_length)
+    assert question.phrases == ("red", "a mug") and question.negatives == CANONICAL["en"]
+    # red, a mug; object, things, stuff, texture.
+    assert question.vectors.argmax(dim=1).tolist() == [3, 5, 6, 6, 5, 7]
+
+
+@pytest.mark.parametrize("negatives", ["", "   "])
+def test_without_negatives_they_are_the_canonical_phrases_of_the_language(negatives):
+    assert asked("红苹果；茶", by_length, negatives).negatives == CANONICAL["zh"]
+    assert asked("red", by_length, negatives).negatives == CANONICAL["en"]
+
+
+def test_negatives_may_be_given():
+    question = asked("red", by_length, "green; blue ;")
+    assert question.negatives == ("green", "blue") and question.vectors.argmax(dim=1).tolist() == [3, 5, 4]
+
+
+def test_phrases_are_checked_before_they_are_encoded():
+    seen: List[str] = []
+
+    def check(phrases: Sequence[str]) -> None:
+        seen.extend(phrases)
+        raise InputError("not these")
+
+    def encode(phrases: Sequence[str]) -> torch.Tensor:
+        raise AssertionError("refused phrases are not encoded")
+
+    with pytest.raises(InputError, match="not these"):
+        asked("red; green", encode, check=check)
+    assert seen == ["red", "green"]
+
+
+@pytest.mark.parametrize("text, negatives", [("", ""), (" ; ", ""), ("red", ";")])
+def test_nothing_to_look_for_or_to_beat_is_an_error(text, negatives):
+    with pytest.raises(InputError, match="nothing to look for"):
+        asked(text, by_length, negatives)
+
+
+def test_relevancy_is_how_much_a_phrase_beats_the_best_negative():
+    question = Question(("a", "b"), ("c", "d", "e"), torch.zeros(5, 4))
+    cosines = torch.tensor([0.5, 0.2, 0.3, 0.1, -0.4])
+    wanted = torch.tensor([sigmoid(10 * (0.5 - 0.3)), sigmoid(10 * (0.2 - 0.3))])
+    torch.testing.assert_close(question.relevancy(cosines), wanted)
+    torch.testing.assert_close(question.relevancy(cosines.expand(4, 3, -1)), wanted.expand(4, 3, 2))
+    torch.testing.assert_close(question.relevancy(cosines, temperature=1.0)[0], torch.tensor(sigmoid(0.2)))
+
+
+def test_phrases_do_not_have_to_beat_each_other():
+    alone = Question(("a",), ("c",), torch.zeros(2, 4)).relevancy(torch.tensor([0.2, 0.1]))
+    beside = Question(("a", "b"), ("c",), torch.zeros(3, 4)).relevancy(torch.tensor([0.2, 0.9, 0.1]))
+    assert beside[0] == alone[0]
