@@ -112,7 +112,7 @@ class Targets:
         self._device = device
 
     def __contains__(self, name: str) -> bool:
-        return self._batch.get(name) is not None
+        return isinstance(self._batch.get(name), Tensor)
 
     def __getitem__(self, name: str) -> Any:
         value = self._batch[name]
