@@ -83,6 +83,10 @@ class Gaussians:
         """The splats picked by a boolean mask [N] or by integer indices [M]."""
         return self.map(lambda tensor: tensor[index])
 
+    def with_colors(self, colors: Tensor) -> "Gaussians":
+        """The same splats with colours [N, D] that do not depend on the view."""
+        return replace(self, sh=None, sh_rest=None, colors=colors)
+
     def detach(self) -> "Gaussians":
         """The same values without their graph."""
         return self.map(lambda tensor: tensor.detach())

@@ -10,7 +10,7 @@ What a splat then takes differs: in VALA the feature in its centre's pixel, here
 that it is part of, by their weights (:mod:`nts_plugins.language.votes`).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Sequence, Tuple, Union
 
 import torch
@@ -128,7 +128,7 @@ def centre_weights(gaussians: Gaussians, viewmat: Tensor, K: Tensor, size: Tuple
     rules = installed_rules()
     weights = gaussians.means.new_zeros(len(gaussians), dtype=torch.float32)
     colors = gaussians.means.new_zeros(len(gaussians), 1)
-    plain = replace(gaussians, sh=None, sh_rest=None, colors=colors).detach()
+    plain = gaussians.with_colors(colors).detach()
     with torch.no_grad():
         info = rasterize(plain, viewmat[None], K[None], width, height, rules=rules).info
     means, conics, opacities, depths, radii = (

@@ -64,9 +64,19 @@ class Lift(WordsFit):
         return Parameter(torch.full((count, self.levels), NO_WORD, dtype=torch.int16), requires_grad=False)
 
     def weigh(self, codes: Tensor, table: Tensor) -> Tensor:
-        # The row behind the last one is that of no word, which counts from the end.
-        padded = torch.cat([table, table.new_zeros(len(table), 1, table.shape[2])], dim=1)
-        return torch.stack([rows[codes[:, level].long()] for level, rows in enumerate(padded)], dim=1)
+        levels, words, width = table.shape
+        # All levels at once, each with a row of zeros behind its words, for no word.
+        rows = torch.cat([table, table.new_zeros(levels, 1, width)], dim=1).flatten(0, 1)
+        first = (words + 1) * torch.arange(levels, device=codes.device)
+        places = torch.where(codes == NO_WORD, words, codes) + first
+        return rows.index_select(0, places.flatten()).view(-1, levels, width)
+
+    def question(self, codes: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
+        if exact:
+            return super().question(codes, phrases, exact)
+        with torch.no_grad():
+            cosines = self.words.float() @ phrases.T
+            return self.weigh(codes, torch.cat([cosines, torch.ones_like(cosines[..., :1])], dim=-1)).flatten(1)
 
     def lengths(self, codes: Tensor) -> Tensor:
         return (codes != NO_WORD).float()

@@ -87,9 +87,10 @@ class WordsFit(Fit):
     def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
         values = drawn.unflatten(-1, (self.levels, -1))
         cosines, divisor = values.split([len(phrases), values.shape[-1] - len(phrases)], dim=-1)
-        lengths = divisor.norm(dim=-1, keepdim=True)
+        lengths = divisor.norm(dim=-1, keepdim=True) if exact else divisor
         there = (alphas[..., None] > LEAST_ALPHA) & (lengths > LEAST_ALPHA * LEAST_ALPHA)
-        return torch.where(there, (cosines / lengths.clamp_min(1e-12)).clamp(-1.0, 1.0), torch.nan)
+        # One pass over all cosines: they are many, and this is most of what a question costs after drawing.
+        return cosines * torch.where(there, 1.0 / lengths, torch.nan)
 
     def features(self, codes: Tensor, level: int) -> Iterator[Tuple[slice, Tensor]]:
         words = self.words[level : level + 1].float()

@@ -132,7 +132,7 @@ class LanguageModel(SplatModel):
         vectors = question.vectors.to(self.device)
         view = view_of(camera, camera.camera_to_worlds[..., :3, :4])
         channels = self.head.fit.question(params[LANGUAGE], vectors, exact)
-        raster = self._rasterized(replace(self._gaussians(params), sh=None, sh_rest=None, colors=channels), view)
+        raster = self._rasterized(self._gaussians(params).with_colors(channels), view)
         cosines = self.head.fit.pixel_cosines(raster.colors[0], raster.alphas[0], vectors, exact)
         there = ~cosines[..., 0].isnan() & (raster.alphas[0] > 0.5)
         relevancy = torch.where(there[..., None], question.relevancy(cosines), 0.0)
@@ -142,8 +142,7 @@ class LanguageModel(SplatModel):
     def opacity_of(self, splats: Tensor, view: View) -> Tensor:
         """[H, W] what is covered by some splats, [N] bool, where the others are not."""
         chosen = self._gaussians(self.splat_params()).select(splats)
-        plain = replace(chosen, sh=None, sh_rest=None, colors=chosen.means.new_zeros(len(chosen), 1))
-        return self._rasterized(plain, view).alphas[0, ..., 0]
+        return self._rasterized(chosen.with_colors(chosen.means.new_zeros(len(chosen), 1)), view).alphas[0, ..., 0]
 
     def _rasterized(self, gaussians: Gaussians, view: View) -> Raster:
         antialiased = self.config.rasterize_mode == "antialiased"
