@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """``nts query``: ask a run for things by name."""
 
+import json
 import math
 from dataclasses import dataclass
 from itertools import chain, count
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple
 
 from nts_plugins.errors import InputError
+
+ABOUT = "answer.json"
 
 
 @dataclass
@@ -105,7 +108,7 @@ class Query:
                 }
             for name, camera in self._cameras(pipeline):
                 self._draw(model, camera, name, question, levels, least, folders, answer)
-            _write_json(work / "answer.json", answer)
+            _write_json(work / ABOUT, answer)
         for phrase, own in answer["phrases"].items():
             found = f"{own['splats']} splats in {len(own['boxes'])} places"
             print(f"{phrase}: {found}, best {own['best']:.3f} ({own['level']})")
@@ -113,15 +116,10 @@ class Query:
         return 0
 
     def _check(self) -> None:
+        from nts_plugins.files.whole import check_folder
+
         target = self.output_dir.expanduser().absolute()
-        for place in (target, *target.parents):
-            if place.exists() and not place.is_dir():
-                raise InputError(f"{place} is a file, and the answer needs a folder. Choose another place.")
-        if target.is_dir() and any(target.iterdir()):
-            if not (target / "answer.json").is_file():
-                raise InputError(f"{target} holds other files, which are never removed. Choose another --output-dir.")
-            if not self.overwrite:
-                raise InputError(f"{target} holds an answer. Choose another --output-dir, or replace it: --overwrite.")
+        check_folder(target, "an answer", (ABOUT, *_folders_of(target)), ABOUT, self.overwrite)
         if self.smoothing < 1 or self.smoothing % 2 == 0:
             raise InputError(f"--smoothing is {self.smoothing}; the side of a square around a pixel is odd.")
         if not math.isfinite(self.threshold):
@@ -174,6 +172,15 @@ class Query:
             }
 
 
+def _folders_of(target: Path) -> List[str]:
+    """Names of the folders of an answer that is there."""
+    try:
+        phrases = json.loads((target / ABOUT).read_text(encoding="utf-8"))["phrases"]
+        return [str(each["folder"]) for each in phrases.values()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+
+
 def _folders(work: Path, phrases: Tuple[str, ...]) -> List[Path]:
     """A folder for each phrase, of a name that any file system takes."""
     folders: List[Path] = []
@@ -220,8 +227,6 @@ def _found(model: Any, found: Any, relevancy: Any, path: Path, to_frame: Any) ->
 
 
 def _path(path: Path) -> Any:
-    import json
-
     from nerfstudio.cameras.camera_paths import get_path_from_json
 
     try:
@@ -237,6 +242,4 @@ def _save(path: Path, pixels: Any) -> None:
 
 
 def _write_json(path: Path, values: Dict[str, Any]) -> None:
-    import json
-
     path.write_text(json.dumps(values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

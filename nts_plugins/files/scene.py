@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nts_plugins.errors import InputError, describe
+from nts_plugins.errors import InputError
 from nts_plugins.files import ply
-from nts_plugins.files.whole import whole_folder, writing
+from nts_plugins.files.whole import check_folder, whole_folder, writing
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.rasterization.textures import Textures, check_textures
 
@@ -84,17 +84,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     Raises:
         InputError: saying why it may not.
     """
-    for place in (target, *target.parents):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{place} is a file, and the scene needs a folder. Choose another place.")
-    names = sorted(path.name for path in target.iterdir()) if target.exists() else []
-    others = [name for name in names if name not in (ABOUT, SPLATS, TEXTURES)]
-    if others or (names and ABOUT not in names):
-        raise InputError(
-            f"{target} holds other files, which are never removed: {describe(others or names)}. Choose a new folder."
-        )
-    if names and not overwrite:
-        raise InputError(f"{target} holds a scene. Choose another folder, or replace the scene with --overwrite.")
+    check_folder(target, "a scene", (ABOUT, SPLATS, TEXTURES), ABOUT, overwrite)
 
 
 def load(folder: Path) -> Scene:

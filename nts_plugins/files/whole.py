@@ -9,9 +9,9 @@ import tempfile
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import BinaryIO, Collection, Iterator, Optional
 
-from nts_plugins.errors import InputError
+from nts_plugins.errors import InputError, describe
 
 STALE_SECONDS = 3600.0
 """A killed run leaves its hidden work folder behind. The next run for the same place removes it, at once where the
@@ -85,6 +85,33 @@ def result_file(path: Path) -> Iterator[BinaryIO]:
     """:func:`whole_file` with the errors of :func:`writing`."""
     with writing(path), whole_file(path) as file:
         yield file
+
+
+def check_folder(target: Path, what: str, own: Collection[str], about: str, overwrite: bool) -> None:
+    """Whether a folder may be made by :func:`whole_folder`, for whoever wants to know before the work is done.
+
+    Args:
+        target: the folder, absolute.
+        what: is written there, with its article: "a scene".
+        own: names of all that an earlier one may consist of.
+        about: that of them which no earlier one lacks.
+        overwrite: replace an earlier one. Other files are never removed.
+
+    Raises:
+        InputError: saying why it may not.
+    """
+    noun = what.partition(" ")[2]
+    for place in (target, *target.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{place} is a file, and the {noun} needs a folder. Choose another place.")
+    names = sorted(path.name for path in target.iterdir()) if target.exists() else []
+    others = [name for name in names if name not in own]
+    if others or (names and about not in names):
+        raise InputError(
+            f"{target} holds other files, which are never removed: {describe(others or names)}. Choose a new folder."
+        )
+    if names and not overwrite:
+        raise InputError(f"{target} holds {what}. Choose another folder, or replace the {noun} with --overwrite.")
 
 
 def check_place(path: Path) -> None:
