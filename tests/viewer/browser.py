@@ -112,6 +112,11 @@ class ViewerPage:
         self.page.get_by_label(dropdown, exact=True).first.click()
         self.page.get_by_role("option", name=option, exact=True).click()
 
+    def write(self, field: str, text: str) -> None:
+        """Fill a text field of the control panel."""
+        label = self.page.locator("label", has_text=field).first
+        label.locator("xpath=ancestor::div[.//input][1]//input").fill(text)
+
     def options(self, dropdown: str) -> List[str]:
         """What a dropdown of the control panel offers."""
         self.page.get_by_label(dropdown, exact=True).first.click()

@@ -11,8 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nts_plugins.files import ply
 from nts_plugins.viewer.looks import TEXTURE_LOOKS
 from tests import captures, runs
+from tests.models.test_language import phrase_table, true_splats, with_splats
 
 from .browser import ViewerPage, open_viewer, serve, wait_until
 
@@ -135,5 +137,31 @@ def test_the_time_slider_moves_the_scene(chromium: str, tmp_path: Path) -> None:
             keep(page, "time_1")
             page.slide("Time", "Home")
             page.settled(lambda now: returned(now, first, last), "the first moment to come back")
+            assert page.errors == []
+        served.assert_healthy()
+
+
+def test_the_panel_of_language_answers(chromium: str, tmp_path: Path) -> None:
+    """A phrase is typed, and what is not found becomes grey, is hidden, and comes back."""
+    capture = captures.write_capture(tmp_path / "blobs", views=12, size=(96, 72))
+    captures.write_regions(capture)
+    splats, table = tmp_path / "blobs.ply", phrase_table(tmp_path / "phrases.npz")
+    ply.write(splats, true_splats())
+    run = runs.train("langsplat", capture, tmp_path / "outputs", 10, *with_splats(splats, table))
+    with serve(["ns-viewer", "--load-config", str(run / "config.yml")], tmp_path) as served:
+        with open_viewer(chromium, served) as page:
+            page.page.set_viewport_size({"width": 900, "height": 1500})  # The panel is below all others.
+            scene = page.settled(lambda now: shows_scene(now) and colourfulness(now) > 0.05, "the saturated blobs")
+            page.choose("Show it as", "Highlight")
+            page.write("Has to beat", "green;blue")  # Features here are at right angles to all else.
+            page.write("Look for", "red")
+            red = page.settled(lambda now: colourfulness(now) < 0.8 * colourfulness(scene), "others to become grey")
+            keep(page, "language_highlight")
+            page.choose("Show it as", "Only what is found")
+            only = page.settled(lambda now: difference(now, red) > 0.005, "others to vanish")
+            keep(page, "language_only")
+            page.write("Look for", "a phrase that is not in the table")
+            page.settled(lambda now: returned(now, scene, only), "the scene to come back")
+            assert "has no vectors of" in page.page.content()
             assert page.errors == []
         served.assert_healthy()
