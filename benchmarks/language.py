@@ -33,9 +33,8 @@ from benchmarks._report import Report, find_row
 from benchmarks._table import write_table
 from benchmarks.textures import spread
 from nts_plugins.data.features import FeatureStore, key_of
-from nts_plugins.data.labels import LabelFolder, bounds
+from nts_plugins.data.labels import LabelFolder, Outlined, bounds
 from nts_plugins.encoders.base import Regions
-from nts_plugins.evaluation.open_vocabulary import Label
 
 OBJECTS = {
     "stuffed bear": 34, "tea in a glass": 24, "red apple": 17, "paper napkin": 29, "hooves": 32, "yellow desk": 16,
@@ -128,30 +127,23 @@ class InstanceLabels(LabelFolder):
     """Exact masks as labels: ids of ``instances``, some of which have a phrase."""
 
     phrases: Dict[int, str]
-    zoom: int
 
     @classmethod
-    def of_capture(cls, folder: Path, phrases: Dict[int, str], zoom: int) -> "InstanceLabels":
-        return cls({path.stem: path for path in sorted((folder / "instances").iterdir())}, phrases, zoom)
+    def of_capture(cls, folder: Path, phrases: Dict[int, str]) -> "InstanceLabels":
+        return cls({path.stem: path for path in sorted((folder / "instances").iterdir())}, phrases)
 
-    def in_register(self, dataset: Any, index: int) -> Optional[List[Label]]:
-        ids = np.asarray(Image.open(self.sources[dataset.image_filenames[index].stem]))
-        ids = ids.repeat(self.zoom, axis=0).repeat(self.zoom, axis=1)
+    def _outlined(self, source: Path, size: Optional[Tuple[int, int]]) -> List[Outlined]:
+        picture = Image.open(source)
+        least = LEAST_PIXELS
+        if size is not None:
+            least *= size[0] * size[1] / (picture.width * picture.height)
+            picture = picture.resize(size, Image.Resampling.NEAREST)
+        ids = np.asarray(picture)
         masks = {phrase: ids == number for number, phrase in self.phrases.items()}
-        return [
-            Label(phrase, torch.from_numpy(mask), (bounds(mask),))
-            for phrase, mask in masks.items()
-            if mask.sum() >= LEAST_PIXELS * self.zoom**2
-        ]
+        return [Outlined(phrase, mask, bounds(mask)) for phrase, mask in masks.items() if mask.sum() >= least]
 
-    def categories(self) -> Tuple[str, ...]:
-        return tuple(self.phrases.values())
-
-    def _outlined(self, source: Path, size: Any) -> Any:
-        raise NotImplementedError
-
-    def _categories(self, source: Path) -> Any:
-        raise NotImplementedError
+    def _categories(self, source: Path) -> List[str]:
+        return list(self.phrases.values())
 
 
 def main(options: Options) -> None:
@@ -192,7 +184,7 @@ def measure(options: Options, space: Space, scene: str, seed: int, noise: str, f
     trainer, seconds = _fitted(options, data, checkpoint, store, table, fit, seed)
     model, dataset = trainer.pipeline.model.eval(), trainer.pipeline.datamanager.eval_dataset
     total = time.perf_counter() - start
-    dataset.metadata["labels"] = InstanceLabels.of_capture(data, phrases, options.zoom)
+    dataset.metadata["labels"] = InstanceLabels.of_capture(data, phrases)
     dataset.cameras.rescale_output_resolution(options.zoom)
     scores = language_scores(model, dataset, PROTOCOLS)
     row: Dict[str, Any] = {"scene": scene, "seed": seed, "noise": noise, "fit": fit, "seconds": seconds}

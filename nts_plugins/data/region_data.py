@@ -161,13 +161,8 @@ class RegionDatamanager(SplatDatamanager):
     def _encoder(self) -> RegionEncoder:
         from nts_plugins.encoders.regions import masked_regions
 
-        try:
-            return masked_regions(self.config.sam, self.config.clip, self.config.tallest, self.device)
-        except InputError as error:  # It names options as nts features has them.
-            said = str(error)
-            for option in ("--sam.", "--clip."):
-                said = said.replace(option, f"--pipeline.datamanager{option.replace('--', '.')}")
-            raise InputError(said) from error
+        config = self.config
+        return masked_regions(config.sam, config.clip, config.tallest, self.device, "--pipeline.datamanager.")
 
 
 def _lazily(dataset: SplatDataset, names: List[str], number: int) -> Any:

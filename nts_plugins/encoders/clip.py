@@ -45,7 +45,7 @@ class OpenClip:
         self._mean, self._std = (torch.tensor(cfg[key], device=self.device).view(3, 1, 1) for key in ("mean", "std"))
 
     @classmethod
-    def load(cls, settings: OpenClipSettings, device: torch.device) -> "OpenClip":
+    def load(cls, settings: OpenClipSettings, device: torch.device, option: str = "--clip.weights") -> "OpenClip":
         """The model on a device; on a GPU in half precision, as LangSplat has it.
 
         Raises:
@@ -60,7 +60,7 @@ class OpenClip:
         if settings.weights is not None:
             file = weights.given(settings.weights, settings.name)
         elif published:
-            file = _fetched(settings.name, published)
+            file = _fetched(settings.name, published, option)
         else:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
             raise InputError(f"open_clip knows no weights {tag!r} of {model}. It knows {tags}.")
@@ -129,7 +129,7 @@ class OpenClip:
         return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]
 
 
-def _fetched(name: str, published: Dict[str, Any]) -> Path:
+def _fetched(name: str, published: Dict[str, Any], option: str) -> Path:
     """The file of published weights, which open_clip keeps where its hub does."""
     import open_clip
 
@@ -139,4 +139,4 @@ def _fetched(name: str, published: Dict[str, Any]) -> Path:
     except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
         folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
         file = file or "open_clip_pytorch_model.bin"
-        raise weights.missing(name, file, f"{repository} on the hub", folder, "--clip.weights", error) from error
+        raise weights.missing(name, file, f"{repository} on the hub", folder, option, error) from error

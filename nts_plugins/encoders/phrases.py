@@ -95,8 +95,5 @@ def text_encoder(encoder: str, weights: Optional[Path] = None, device: str = "cp
             f"their vectors in place of a text tower (--pipeline.model.language.text-weights TABLE.npz in ns-train, "
             f"--weights TABLE.npz in nts query)."
         )
-    try:
-        return _Tower(OpenClip.load(OpenClipSettings(model, tag, weights), torch.device(device)))
-    except InputError as error:  # It names the option that nts features has.
-        options = "--weights in nts query, --pipeline.model.language.text-weights in ns-train"
-        raise InputError(str(error).replace("--clip.weights", options)) from error
+    option = "--weights in nts query, --pipeline.model.language.text-weights in ns-train"
+    return _Tower(OpenClip.load(OpenClipSettings(model, tag, weights), torch.device(device), option))

@@ -45,9 +45,10 @@ class MaskedRegions:
 
 
 def masked_regions(
-    sam: SamSettings, clip: OpenClipSettings, tallest: int, device: Union[str, torch.device]
+    sam: SamSettings, clip: OpenClipSettings, tallest: int, device: Union[str, torch.device], options: str = "--"
 ) -> MaskedRegions:
-    """Segment Anything's regions with open_clip's features, both models loaded.
+    """Segment Anything's regions with open_clip's features, both models loaded. ``options`` is how the names of those
+    begin that an error may name.
 
     Raises:
         InputError: where a model or its weights are not to be had.
@@ -56,7 +57,9 @@ def masked_regions(
     from nts_plugins.encoders.sam import Sam
 
     device = torch.device(device)
-    return MaskedRegions(Sam.load(sam, device), OpenClip.load(clip, device), tallest)
+    return MaskedRegions(
+        Sam.load(sam, device, f"{options}sam.weights"), OpenClip.load(clip, device, f"{options}clip.weights"), tallest
+    )
 
 
 def smaller(picture: Tensor, tallest: int) -> Tensor:

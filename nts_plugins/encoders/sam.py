@@ -74,7 +74,7 @@ class Sam:
         self.predictor = SamPredictor(model.eval())
 
     @classmethod
-    def load(cls, settings: SamSettings, device: torch.device) -> "Sam":
+    def load(cls, settings: SamSettings, device: torch.device, option: str = "--sam.weights") -> "Sam":
         """The model on a device.
 
         Raises:
@@ -85,7 +85,7 @@ class Sam:
         name = settings.model
         if name not in PUBLISHED:
             raise InputError(f"Segment Anything has no model {name!r}. It has {', '.join(PUBLISHED)}.")
-        file = _fetched(name) if settings.weights is None else weights.given(settings.weights, f"SAM {name}")
+        file = _fetched(name, option) if settings.weights is None else weights.given(settings.weights, f"SAM {name}")
         model = sam_model_registry[name]()
         try:
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -167,7 +167,7 @@ class Sam:
         return LevelMasks(masks[keep], found.scores[keep])
 
 
-def _fetched(model: str) -> Path:
+def _fetched(model: str, option: str) -> Path:
     """The file of published weights, where torch keeps such files."""
     file = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[model]
     if not file.is_file():
@@ -175,7 +175,7 @@ def _fetched(model: str) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             torch.hub.download_url_to_file(f"{SOURCE}/{file.name}", str(file))
         except OSError as error:
-            raise weights.missing(f"SAM {model}", file.name, SOURCE, file.parent, "--sam.weights", error) from error
+            raise weights.missing(f"SAM {model}", file.name, SOURCE, file.parent, option, error) from error
     return file
 
 

@@ -22,7 +22,7 @@ from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig, Seen
 from nts_plugins.language.autoencoder import Autoencoder, AutoencoderSettings
-from nts_plugins.language.fits import Fit
+from nts_plugins.language.fits import Fit, LiftedFit, TrainedFit
 from nts_plugins.language.fits import View as PictureView
 from nts_plugins.language.lift import Lift, LiftSettings
 from nts_plugins.language.sparse import Sparse, SparseSettings
@@ -91,14 +91,12 @@ class LanguageHead(FeatureHead):
         return {self.name: Parameter(codes.data.to(splats["means"].device), requires_grad=codes.requires_grad)}
 
     def trains_at(self, step: int) -> bool:
-        return self.fit.learns and super().trains_at(step)
+        return isinstance(self.fit, TrainedFit) and super().trains_at(step)
 
     def channels(self, params: Mapping[str, Tensor], view: View) -> Tensor:
         codes = params[self.name]
         if self.training:
-            if not self.fit.ready:
-                self._begin()
-            return self.fit.channels(codes)
+            return self._trained().channels(codes)
         parts = [codes.new_zeros(len(codes), 0, dtype=torch.float32)]
         if self.fit.ready:
             parts.append(self._pca(codes))
@@ -125,11 +123,11 @@ class LanguageHead(FeatureHead):
     def losses(self, outputs: Mapping[str, Tensor], targets: Targets) -> Dict[str, Tensor]:
         drawn, alphas = outputs[f"{self.name}_channels"], outputs[f"{self.name}_alphas"]
         regions = targets["regions"].read().resized(tuple(drawn.shape[:2])).to(drawn.device)
-        return {f"{self.name}_loss": self.config.weight * self.fit.loss(drawn, alphas, regions)}
+        return {f"{self.name}_loss": self.config.weight * self._trained().loss(drawn, alphas, regions)}
 
     @torch.no_grad()
     def finish(self, params: MutableMapping[str, Parameter], gaussians: Gaussians, views: Collection[Seen]) -> None:
-        if not self.fit.learns:
+        if isinstance(self.fit, LiftedFit):
             with progress("Lifting language") as (tell, _):
                 codes = self.fit.lift(gaussians, _Pictures(views), lambda share: tell(round(100 * share), 100))
             params[self.name].data = codes.to(params[self.name].device)
@@ -238,14 +236,21 @@ class LanguageHead(FeatureHead):
         own = [each for each in self.fit.parameters() if each.requires_grad]
         return {f"{self.name}_shared": own} if own else {}
 
-    def _begin(self) -> None:
+    def _trained(self) -> TrainedFit:
+        """The fit, which is trained, after what comes before its first step."""
+        assert isinstance(self.fit, TrainedFit)
+        if not self.fit.ready:
+            self._begin(self.fit)
+        return self.fit
+
+    def _begin(self, fit: TrainedFit) -> None:
         regions: Optional[SceneRegions] = self.metadata.get("regions")
         if regions is None:
             raise InputError(
                 f"The head {self.name!r} learns from regions of the pictures, which the data does not have."
             )
         with progress("Preparing language") as (tell, _), torch.enable_grad():
-            self.fit.begin(regions.features, lambda share: tell(round(100 * share), 100))
+            fit.begin(regions.features, lambda share: tell(round(100 * share), 100))
 
 
 class _Pictures(Collection[PictureView]):

@@ -13,7 +13,7 @@ from torch.nn import Parameter
 from nts_plugins.encoders.base import Regions
 from nts_plugins.errors import InputError
 from nts_plugins.language.codebook import sampled
-from nts_plugins.language.fits import Fit, Tell
+from nts_plugins.language.fits import Tell, TrainedFit
 from nts_plugins.language.words import LEAST_ALPHA
 
 SHORT = 1e-2
@@ -55,7 +55,7 @@ class AutoencoderSettings:
             raise InputError("An autoencoder has layers, epochs, a batch and features of at least 1 each.")
 
 
-class Autoencoder(Fit):
+class Autoencoder(TrainedFit):
     """Codes on the unit sphere, and a decoder to features (LangSplat, Qin et al. 2024, arXiv 2312.16084).
 
     The network is trained before the first step (:meth:`begin`) and never changes afterwards: it needs no gradient, and

@@ -36,9 +36,6 @@ class Fit(nn.Module, ABC):
         width: C; 0 where it is not known until a checkpoint tells (:meth:`adapt`).
     """
 
-    learns = True
-    """Whether codes are trained step by step (:meth:`loss`), or found when everything else is done (:meth:`lift`)."""
-
     def __init__(self, levels: int, width: int) -> None:
         super().__init__()
         self.levels, self.width = levels, width
@@ -50,7 +47,7 @@ class Fit(nn.Module, ABC):
 
     @abstractmethod
     def codes(self, count: int) -> Parameter:
-        """The first codes [N, ...] of ``count`` splats; of those that learn nothing, with ``requires_grad=False``."""
+        """The first codes [N, ...] of ``count`` splats; of those that are not trained, with ``requires_grad=False``."""
 
     def adapt(self, state: Mapping[str, Tensor]) -> None:
         """Give own tensors the shapes of a state that is about to be loaded, where they depend on the data."""
@@ -58,46 +55,6 @@ class Fit(nn.Module, ABC):
         for name, value in own.items():
             if name in state:
                 value.data = value.data.new_empty(state[name].shape)
-
-    # ---- to be trained
-
-    def begin(self, features: Callable[[], Iterable[Tensor]], tell: Tell) -> None:
-        """What comes before the first step: networks or words that the codes refer to.
-
-        Args:
-            features: gives [M, C] of the regions of each training picture, of all levels, each time it is called.
-            tell: see :data:`Tell`.
-        """
-        return None
-
-    def channels(self, codes: Tensor) -> Tensor:
-        """[N, E] to draw in training. Differentiable."""
-        raise NotImplementedError
-
-    def loss(self, drawn: Tensor, alphas: Tensor, regions: Regions) -> Tensor:
-        """How far what is drawn is from a picture's regions; a number. Differentiable.
-
-        Args:
-            drawn: [H, W, E] channels composited over zeros.
-            alphas: [H, W, 1] accumulated opacity.
-            regions: of the picture, at the size [H, W].
-        """
-        raise NotImplementedError
-
-    # ---- or to be found
-
-    def lift(self, gaussians: Gaussians, views: Collection[View], tell: Tell) -> Tensor:
-        """The codes of splats that are what they will be.
-
-        Args:
-            gaussians: N splats.
-            views: training pictures.
-            tell: see :data:`Tell`.
-
-        Returns:
-            [N, ...] like :meth:`codes`.
-        """
-        raise NotImplementedError
 
     # ---- questions
 
@@ -145,3 +102,47 @@ class Fit(nn.Module, ABC):
     @abstractmethod
     def sketch(self, codes: Tensor, level: int) -> Tensor:
         """[N, D] of few numbers, near for splats of near features: what colours for people are made from."""
+
+
+class TrainedFit(Fit):
+    """A fit whose codes are trained step by step."""
+
+    @abstractmethod
+    def begin(self, features: Callable[[], Iterable[Tensor]], tell: Tell) -> None:
+        """What comes before the first step: networks or words that the codes refer to.
+
+        Args:
+            features: gives [M, C] of the regions of each training picture, of all levels, each time it is called.
+            tell: see :data:`Tell`.
+        """
+
+    @abstractmethod
+    def channels(self, codes: Tensor) -> Tensor:
+        """[N, E] to draw in training. Differentiable."""
+
+    @abstractmethod
+    def loss(self, drawn: Tensor, alphas: Tensor, regions: Regions) -> Tensor:
+        """How far what is drawn is from a picture's regions; a number. Differentiable.
+
+        Args:
+            drawn: [H, W, E] channels composited over zeros.
+            alphas: [H, W, 1] accumulated opacity.
+            regions: of the picture, at the size [H, W].
+        """
+
+
+class LiftedFit(Fit):
+    """A fit whose codes are found when everything else is done."""
+
+    @abstractmethod
+    def lift(self, gaussians: Gaussians, views: Collection[View], tell: Tell) -> Tensor:
+        """The codes of splats that are what they will be.
+
+        Args:
+            gaussians: N splats.
+            views: training pictures.
+            tell: see :data:`Tell`.
+
+        Returns:
+            [N, ...] like :meth:`codes`.
+        """

@@ -17,7 +17,7 @@ from torch.nn import Parameter
 
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.language.codebook import NO_WORD, Codes, encode
-from nts_plugins.language.fits import Tell, View
+from nts_plugins.language.fits import LiftedFit, Tell, View
 from nts_plugins.language.gate import centre_weights, gate, gated
 from nts_plugins.language.lifting import Rule, features_of
 from nts_plugins.language.votes import collect
@@ -40,7 +40,7 @@ class LiftSettings:
     """Of a scene on each level, at most; 32 767 can be told apart."""
 
 
-class Lift(WordsFit):
+class Lift(WordsFit, LiftedFit):
     """Codes [N, L] int16: for each level the number of a splat's word, or :data:`NO_WORD`.
 
     Args:
@@ -48,7 +48,6 @@ class Lift(WordsFit):
         settings: see :class:`LiftSettings`.
     """
 
-    learns = False
     table: Tensor
 
     def __init__(self, levels: int, width: int, settings: LiftSettings) -> None:

@@ -12,7 +12,7 @@ from torch.nn import Parameter
 from nts_plugins.encoders.base import Regions
 from nts_plugins.errors import InputError
 from nts_plugins.language.codebook import SAMPLE, encode, sampled
-from nts_plugins.language.fits import Tell
+from nts_plugins.language.fits import Tell, TrainedFit
 from nts_plugins.language.words import LEAST_ALPHA, WordsFit
 
 SPREAD = 1e-3
@@ -37,7 +37,7 @@ class SparseSettings:
             raise InputError(f"Of {self.words} words each splat has from 1 to {self.words}, not {self.kept}.")
 
 
-class Sparse(WordsFit):
+class Sparse(WordsFit, TrainedFit):
     """Features that are weighted means of ``kept`` out of K words (LangSplatV2, arXiv 2507.07136).
 
     Weights are the softmax of a splat's K logits; the largest few are kept and divided by their sum. The softmax of all

@@ -20,6 +20,7 @@ from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.heads.base import FeatureHeadConfig
 from nts_plugins.heads.language import LanguageHead, LanguageHeadConfig
+from nts_plugins.language.fits import LiftedFit
 from nts_plugins.models._language_scores import check_protocols, language_scores
 from nts_plugins.models._loaded import loaded_splats, take_exposure
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
@@ -100,7 +101,7 @@ class LanguageModel(SplatModel):
     @property
     def needs_no_training(self) -> bool:
         """Whether all there is to do comes when training ends."""
-        return self.config.load_splats is not None and not self.head.fit.learns
+        return self.config.load_splats is not None and isinstance(self.head.fit, LiftedFit)
 
     def get_param_groups(self) -> Dict[str, List[Parameter]]:
         groups = super().get_param_groups()

@@ -16,8 +16,8 @@ from nts_plugins.cli.mesh import capture_from_training
 from nts_plugins.files import ply
 from nts_plugins.queries.relevancy import from_margin
 from tests import runs
-from tests.captures import ENCODER, FOCAL, blobs, load_meta, ring_pose, save_meta, write_capture, write_regions
-from tests.models.test_language import QUICK, Scene, asking, phrase_table, true_splats, with_splats
+from tests.asking import QUICK, Scene, asking, phrase_table, true_splats, with_splats, write_scene
+from tests.captures import ENCODER, FOCAL, blobs, load_meta, ring_pose, save_meta
 
 HELD_OUT, TRAINED = ["003", "007"], ["000", "001", "002", "004", "005", "006"]
 RED = ["--prompts", "red", "--negatives", "green;blue"]
@@ -25,11 +25,7 @@ RED = ["--prompts", "red", "--negatives", "green;blue"]
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("data")
-    write_regions(write_capture(folder / "capture"))
-    ply.write(folder / "blobs.ply", true_splats())
-    return Scene(folder / "capture", phrase_table(folder / "phrases.npz"), folder / "blobs.ply")
+    return write_scene(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

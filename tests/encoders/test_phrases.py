@@ -112,7 +112,7 @@ def loaded(clip: Any, monkeypatch: pytest.MonkeyPatch) -> List[Any]:
     """What was loaded; a small model instead of the one whose weights are not here."""
     settings: List[Any] = []
 
-    def load(of: Any, device: torch.device) -> Any:
+    def load(of: Any, device: torch.device, option: str) -> Any:
         settings.append((of.model, of.pretrained, of.weights, device))
         return OpenClip(clip.model, clip.tokenizer, of.name)
 

@@ -30,9 +30,9 @@ from nts_plugins.queries.question import Question, asked
 from nts_plugins.queries.relevancy import on_level
 from nts_plugins.viewer import language as panels
 from nts_plugins.viewer.language import LanguagePanel
+from tests.asking import phrase_table
 from tests.captures import ENCODER, write_capture, write_regions
 from tests.models.scenes import HEIGHT, WIDTH, Steps, camera, make_model, picture
-from tests.models.test_language import phrase_table
 
 SOLID: Dict[str, Any] = {"num_downscales": 0, "initial_opacity": 0.9, "initial_scale": 1.0}
 CALM = DefaultConfig(refine_start_iter=1000)

@@ -21,70 +21,15 @@ from nts_plugins.data.features import FeatureStore, key_of
 from nts_plugins.encoders.base import Regions
 from nts_plugins.errors import InputError
 from nts_plugins.files import ply
-from nts_plugins.gaussians.initialise import rgb_to_sh
 from nts_plugins.models._loaded import loaded_splats
-from nts_plugins.queries.phrases import CANONICAL
 from nts_plugins.training import checkpoints
 from nts_plugins.training.pipeline import SplatPipeline
 from tests import runs
-from tests.captures import ENCODER, blobs, write_capture, write_regions
+from tests.asking import COLORS, QUICK, Scene, asking, phrase_table, true_splats, with_splats, write_scene
+from tests.captures import ENCODER, blobs, write_capture
 
-COLORS = ("red", "green", "blue")
-AXES = {
-    **{color: axis for axis, color in enumerate(COLORS)},
-    **{f"{color} part": 3 + axis for axis, color in enumerate(COLORS)},
-    "anything lit": 6,
-    **dict.fromkeys(CANONICAL["en"], 7),
-}
-"""Phrases of the tests; those of a colour are of the first level, their parts of the second, the rest of the third."""
-AS_CAPTURED = [
-    *("nerfstudio-data", "--orientation-method", "none", "--center-method", "none"),
-    *("--auto-scale-poses", "False"),
-]
-QUICK = [
-    *("--pipeline.model.resolution-schedule", "5", "--pipeline.model.densify.refine-start-iter", "10"),
-    *("--pipeline.model.densify.refine-every", "20", "--pipeline.model.densify.max-splats", "150"),
-    *("--steps-per-eval-image", "0"),
-]
-"""Densifies within a few steps."""
 CERTAIN = 1 / (1 + math.exp(-10))
 """Relevancy of a feature that is the phrase, and at right angles to what the phrase has to beat."""
-
-
-def phrase_table(path: Path, width: int = 8) -> Path:
-    """Vectors of the phrases of :data:`AXES`."""
-    np.savez(path, phrases=np.array(list(AXES)), vectors=np.eye(width, dtype=np.float32)[list(AXES.values())])
-    return path
-
-
-def true_splats(**changes: Tensor) -> Dict[str, Tensor]:
-    """The blobs of the capture, as a file holds them; in its own frame."""
-    scene = blobs()
-    values = {
-        "means": scene.means,
-        "scales": scene.scales.log(),
-        "quats": scene.quats,
-        "opacities": scene.opacities.logit()[:, None],
-        "features_dc": rgb_to_sh(scene.colors),
-        "features_rest": torch.zeros(len(scene), 0, 3),
-    }
-    return {**values, **changes}
-
-
-def asking(table: Path, *extra: str) -> List[str]:
-    return ["--pipeline.model.language.text-weights", str(table), *extra]
-
-
-def with_splats(path: Path, table: Path, *extra: str) -> List[str]:
-    """Options of a run on splats of a file in the frame of the capture."""
-    return asking(table, "--pipeline.model.load-splats", str(path), *extra, *AS_CAPTURED)
-
-
-class Scene(NamedTuple):
-    capture: Path
-    table: Path
-    splats: Path
-    """The blobs, exactly."""
 
 
 class Ended(NamedTuple):
@@ -97,11 +42,7 @@ class Ended(NamedTuple):
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Scene:
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("data")
-    write_regions(write_capture(folder / "capture"))
-    ply.write(folder / "blobs.ply", true_splats())
-    return Scene(folder / "capture", phrase_table(folder / "phrases.npz"), folder / "blobs.ply")
+    return write_scene(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 from nts_plugins.files import ply
 from nts_plugins.viewer.looks import TEXTURE_LOOKS
 from tests import captures, runs
-from tests.models.test_language import phrase_table, true_splats, with_splats
+from tests.asking import phrase_table, true_splats, with_splats
 
 from .browser import ViewerPage, open_viewer, serve, wait_until
 
