@@ -30,11 +30,11 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> List[str]:
     """What was loaded; small models instead of those whose weights are not here."""
     names: List[str] = []
 
-    def clip(settings, device):
+    def clip(settings, device, *_):
         names.append("clip")
         return small.clip(settings.name)
 
-    def sam(settings, device):
+    def sam(settings, device, *_):
         names.append("sam")
         return Sam(small.sam_model(), settings)
 
