@@ -29,6 +29,7 @@ from PIL import Image
 
 from benchmarks import quality
 from benchmarks._commands import run_command
+from benchmarks._language import fitted, trained_splats
 from benchmarks._report import Report, find_row
 from benchmarks._table import write_table
 from benchmarks.textures import spread
@@ -177,11 +178,16 @@ def measure(options: Options, space: Space, scene: str, seed: int, noise: str, f
     from nts_plugins.models._language_scores import language_scores
 
     data, objects, phrases = _scene(options, scene)
-    checkpoint = _splats(options, data, seed)
+    runs = options.work / "runs"
+    log = options.work / "logs" / f"{options.name}_{data.name}_{seed}_splat.log"
+    output = runs / f"{options.name}_{seed}_{options.iterations}"
+    checkpoint = trained_splats(data, output, options.iterations, seed, log)
     store = _regions(options, space, data, objects, noise, seed)
     table = space.table(options.work / "phrases.npz")
     start = time.perf_counter()
-    trainer, seconds = _fitted(options, data, checkpoint, store, table, fit, seed)
+    more = ["--pipeline.model.language.text-weights", str(table), *FITS[fit].split()]
+    output = runs / f"{options.name}_{fit}"
+    trainer, seconds = fitted(data, output, store.name, checkpoint, store, options.steps, seed, more)
     model, dataset = trainer.pipeline.model.eval(), trainer.pipeline.datamanager.eval_dataset
     total = time.perf_counter() - start
     dataset.metadata["labels"] = InstanceLabels.of_capture(data, phrases)
@@ -221,25 +227,6 @@ def _scene(options: Options, scene: str) -> Tuple[Path, Dict[int, int], Dict[int
     return folder, objects, phrases
 
 
-def _splats(options: Options, data: Path, seed: int) -> Path:
-    """The checkpoint of splats, trained once."""
-    output = options.work / "runs" / f"{options.name}_{seed}_{options.iterations}"
-    folder = output / data.name / "splat" / "run" / "nerfstudio_models"
-    checkpoint = folder / f"step-{options.iterations - 1:09d}.ckpt"
-    if not checkpoint.is_file():
-        command = ["ns-train", "splat", "--data", str(data), "--output-dir", str(output), "--timestamp", "run"]
-        command += [
-            "--vis",
-            "tensorboard",
-            "--machine.seed",
-            str(seed),
-            "--max-num-iterations",
-            str(options.iterations),
-        ]
-        run_command(command, options.work / "logs" / f"{options.name}_{data.name}_{seed}_splat.log")
-    return checkpoint
-
-
 def _regions(options: Options, space: Space, data: Path, objects: Dict[int, int], noise: str, seed: int) -> Path:
     """A folder of features: exact masks on all three levels, each with noise of its own."""
     folder = options.work / "features" / f"{data.name}_{noise}_{seed}"
@@ -256,45 +243,6 @@ def _regions(options: Options, space: Space, data: Path, objects: Dict[int, int]
         if key_of(picture) not in store:
             store.write(key_of(picture), Regions(torch.stack(levels).int(), torch.cat(said)), path.name)
     return folder
-
-
-def _fitted(
-    options: Options, data: Path, checkpoint: Path, store: Path, table: Path, fit: str, seed: int
-) -> Tuple[Any, float]:
-    """A run that has fitted language to splats, and the seconds that this took without what comes before and after."""
-    from nerfstudio.configs.method_configs import AnnotatedBaseConfigUnion
-
-    arguments = [
-        *("--data", str(data), "--output-dir", str(options.work / "runs" / f"{options.name}_{fit}")),
-        *(
-            "--timestamp",
-            store.name,
-            "--vis",
-            "tensorboard",
-            "--machine.seed",
-            str(seed),
-            "--logging.local-writer.enable",
-            "False",
-        ),
-        *(
-            "--max-num-iterations",
-            str(options.steps),
-            "--steps-per-save",
-            "1000000",
-            "--steps-per-eval-image",
-            "1000000",
-        ),
-        *("--pipeline.model.load-splats", str(checkpoint), "--pipeline.datamanager.features", str(store)),
-        *("--pipeline.model.language.text-weights", str(table), *FITS[fit].split()),
-    ]
-    config = tyro.cli(AnnotatedBaseConfigUnion, args=["langsplat", *arguments])  # type: ignore[arg-type]
-    config.pipeline.datamanager.data = config.data
-    torch.manual_seed(seed)
-    trainer = config.setup(local_rank=0, world_size=1)
-    trainer.setup()
-    start = time.perf_counter()
-    trainer.train()
-    return trainer, time.perf_counter() - start
 
 
 def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:

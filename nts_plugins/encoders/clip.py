@@ -7,6 +7,7 @@ they are, without "a photo of a".
 
 import os
 import pickle
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -36,6 +37,10 @@ class OpenClip:
         import open_clip
 
         self.model, self.tokenizer, self.name, self.batch = model.eval(), tokenizer, name, batch
+        self._hugging_face = getattr(tokenizer, "tokenizer", None)
+        if self._hugging_face is not None and not hasattr(self._hugging_face, "batch_encode_plus"):
+            # open_clip 2 calls its tokenizers of transformers by a name that transformers 5 no longer has.
+            self._hugging_face.batch_encode_plus = self._hugging_face.__call__
         cfg = open_clip.get_model_preprocess_cfg(model)
         size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         self.picture_size = int(size)
@@ -49,13 +54,15 @@ class OpenClip:
         """The model on a device; on a GPU in half precision, as LangSplat has it.
 
         Raises:
-            InputError: where open_clip knows no such model or weights, or the weights are not to be had.
+            InputError: where open_clip knows no such model or weights, the weights are not to be had, or what its text
+                tower needs besides.
         """
         import open_clip
 
         model, tag = settings.model, settings.pretrained
         if open_clip.get_model_config(model) is None:
             raise InputError(f"open_clip knows no model {model!r}. It knows {', '.join(open_clip.list_models())}.")
+        _check_transformers(model)
         published = dict(open_clip.get_pretrained_cfg(model, tag))
         if settings.weights is not None:
             file = weights.given(settings.weights, settings.name)
@@ -65,6 +72,7 @@ class OpenClip:
             tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
             raise InputError(f"open_clip knows no weights {tag!r} of {model}. It knows {tags}.")
         try:
+            tokenizer = open_clip.get_tokenizer(model)
             made = open_clip.create_model(
                 model,
                 pretrained=str(file),
@@ -76,7 +84,11 @@ class OpenClip:
             )
         except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
             raise InputError(f"{file} does not hold weights of {model}: {str(error).splitlines()[0]}") from error
-        return cls(made, open_clip.get_tokenizer(model), settings.name, batch=settings.batch)
+        except OSError as error:
+            if not _text_tower(model):
+                raise
+            raise _without_tower(model, error) from error
+        return cls(made, tokenizer, settings.name, batch=settings.batch)
 
     @property
     def width(self) -> int:
@@ -123,9 +135,8 @@ class OpenClip:
 
     def _tokens(self, phrase: str) -> int:
         """How many tokens a phrase takes, with those of its beginning and its end."""
-        inner = getattr(self.tokenizer, "tokenizer", None)  # a Hugging Face tokenizer inside of open_clip's
-        if inner is not None:
-            return len(inner(phrase).input_ids)
+        if self._hugging_face is not None:
+            return len(self._hugging_face(phrase).input_ids)
         return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]
 
 
@@ -137,6 +148,33 @@ def _fetched(name: str, published: Dict[str, Any], option: str) -> Path:
     try:
         return Path(open_clip.download_pretrained(published))
     except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
-        folder = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
         file = file or "open_clip_pytorch_model.bin"
-        raise weights.missing(name, file, f"{repository} on the hub", folder, option, error) from error
+        raise weights.missing(name, file, f"{repository} on the hub", _hub_folder(), option, error) from error
+
+
+def _hub_folder() -> Path:
+    """Where what comes from the hub is kept."""
+    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+
+
+def _text_tower(model: str) -> str:
+    """The name in transformers of a model's text tower; empty where open_clip has its own."""
+    import open_clip
+
+    return str((open_clip.get_model_config(model) or {}).get("text_cfg", {}).get("hf_model_name") or "")
+
+
+def _check_transformers(model: str) -> None:
+    if _text_tower(model) and find_spec("transformers") is None:
+        raise InputError(
+            f"The text tower of {model} is one of transformers, which is not installed: pip install "
+            f"'nts-plugins[multilingual]'"
+        )
+
+
+def _without_tower(model: str, error: OSError) -> InputError:
+    return InputError(
+        f"{model} also needs the configuration and the tokenizer of {_text_tower(model)}, which transformers fetches "
+        f"from the hub, once. That failed: {str(error).splitlines()[0]} Without internet put them into {_hub_folder()} "
+        f"as a machine with internet has them there."
+    )

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small random models of the real classes."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +22,39 @@ def clip(name: str = "small random", *, width: int = 24, side: int = 32) -> Any:
     )
     open_clip.set_model_preprocess_cfg(model, {"size": side, "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)})
     return OpenClip(model, open_clip.get_tokenizer("ViT-B-16"), name, batch=4)
+
+
+def multilingual(folder: Path) -> str:
+    """The name of a model whose text tower is an XLM-RoBERTa of two layers, with a tokenizer that reads bytes of any
+    language; its weights are ``folder / "weights.pt"``."""
+    import open_clip
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, XLMRobertaConfig
+
+    tower, name, special = folder / "tower", "xlm-roberta-small-test", ["<s>", "<pad>", "</s>", "<unk>"]
+    known = [*special, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    sizes = {"vocab_size": 300, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    XLMRobertaConfig(**sizes, intermediate_size=64, max_position_embeddings=96).save_pretrained(tower)
+    reader = Tokenizer(models.BPE({each: number for number, each in enumerate(known)}, [], unk_token="<unk>"))
+    reader.pre_tokenizer = pre_tokenizers.ByteLevel()
+    reader.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
+    names = dict(zip(("bos_token", "pad_token", "eos_token", "unk_token"), special, strict=True))
+    PreTrainedTokenizerFast(tokenizer_object=reader, **names).save_pretrained(tower)
+    config = {
+        "embed_dim": 24,
+        "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 1, "head_width": 16},
+        "text_cfg": {
+            "hf_model_name": str(tower),
+            "hf_tokenizer_name": str(tower),
+            "hf_proj_type": "mlp",
+            "hf_pooler_type": "mean_pooler",
+        },
+    }
+    (folder / f"{name}.json").write_text(json.dumps(config))
+    open_clip.add_model_config(folder / f"{name}.json")
+    torch.manual_seed(5)
+    torch.save(open_clip.create_model(name, pretrained_hf=False).state_dict(), folder / "weights.pt")
+    return name
 
 
 def sam_model() -> Any:

@@ -11,6 +11,8 @@ from nts_plugins.encoders.base import ImageEncoder, TextEncoder
 from nts_plugins.encoders.clip import OpenClip
 from nts_plugins.encoders.settings import OpenClipSettings
 from nts_plugins.errors import InputError
+from nts_plugins.queries.phrases import canonical
+from nts_plugins.queries.question import asked
 from tests.encoders import small
 
 
@@ -89,6 +91,39 @@ def small_normalised(model, pictures):
 
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in (OPENAI_DATASET_MEAN, OPENAI_DATASET_STD))
     return model.eval().encode_image((pictures - mean) / std, normalize=True)
+
+
+@pytest.fixture(scope="module")
+def many_languages(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("multilingual")
+    return OpenClipSettings(small.multilingual(folder), "mine", folder / "weights.pt")
+
+
+def test_phrases_in_chinese(many_languages):
+    clip = OpenClip.load(many_languages, torch.device("cpu"))
+    assert clip.languages is None
+    ids = [clip.tokenizer.tokenizer(text, padding="max_length", max_length=77).input_ids for text in ("红苹果", "mug")]
+    with torch.no_grad():
+        wanted = clip.model.encode_text(torch.tensor(ids), normalize=True)
+    assert (wanted[0] - wanted[1]).norm() > 0.1
+    torch.testing.assert_close(clip.encode_phrases(["红苹果", "mug"]), wanted)
+    question = asked("红苹果；杯子", clip.encode_phrases)
+    assert question.phrases == ("红苹果", "杯子") and question.negatives == canonical(["红苹果"])
+    torch.testing.assert_close(question.vectors[:1], wanted[:1])
+    with pytest.raises(InputError, match=r"tokens, and xlm-roberta-small-test mine reads 77"):
+        clip.encode_phrases(["红苹果" * 20])
+
+
+def test_what_a_tower_of_many_languages_needs_is_named(many_languages, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no way out.")
+
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="configuration and the tokenizer.*no way out"):
+        patch.setattr("open_clip.get_tokenizer", offline)
+        OpenClip.load(many_languages, torch.device("cpu"))
+    monkeypatch.setattr("nts_plugins.encoders.clip.find_spec", lambda name: None)
+    with pytest.raises(InputError, match="transformers, which is not installed: pip install 'nts-plugins.multilingual"):
+        OpenClip.load(many_languages, torch.device("cpu"))
 
 
 def test_weights_of_another_model_are_an_error(tiny_model, tmp_path):
