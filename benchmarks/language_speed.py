@@ -106,7 +106,7 @@ def _asked(
         channels = fit.question(codes, vectors, exact)
         plain = scene.gaussians.with_colors(channels)
         raster = rasterize(plain, *camera)
-        return question.relevancy(fit.pixel_cosines(raster.colors[0], raster.alphas[0], vectors, exact))
+        return question.relevancy(*fit.pixel_products(raster.colors[0], raster.alphas[0], vectors, exact))
 
     ways = {
         "splats ms": lambda: question.relevancy(fit.splat_cosines(codes, vectors)),

@@ -113,9 +113,7 @@ class LanguageHead(FeatureHead):
         outputs = {f"{self.name}_pca": channels[..., :3]}
         question = self.question()
         if question is not None:
-            cosines = self.fit.pixel_cosines(channels[..., 3:], alphas, question.vectors.to(alphas.device))
-            there = (alphas > 0.5) & ~cosines[..., 0].isnan()
-            relevancy = torch.where(there[..., None], question.relevancy(cosines), 0.0)
+            relevancy, _ = self.pixel_relevancy(channels[..., 3:], alphas, question)
             own = on_level(relevancy.flatten(0, 1), self._level()).unflatten(0, relevancy.shape[:2])
             outputs[f"{self.name}_relevancy"] = own.amax(dim=-1, keepdim=True)
         return outputs
@@ -170,6 +168,25 @@ class LanguageHead(FeatureHead):
         if self._question is None and self.config.prompts:
             self._question = self.ask(self.config.prompts, self.config.negatives)
         return self._question
+
+    def pixel_relevancy(
+        self, drawn: Tensor, alphas: Tensor, question: Question, exact: bool = False
+    ) -> Tuple[Tensor, Tensor]:
+        """How relevant pixels are.
+
+        Args:
+            drawn: [H, W, E] channels of the fit's question.
+            alphas: [H, W, 1] accumulated opacity.
+            question: what is asked.
+            exact: see :meth:`~nts_plugins.language.fits.Fit.pixel_products`.
+
+        Returns:
+            [H, W, L, Q] relevancy in (0, 1); and [H, W, L] bool, where something is drawn that has language. Elsewhere
+            relevancy is 0.
+        """
+        products, lengths = self.fit.pixel_products(drawn, alphas, question.vectors.to(alphas.device), exact)
+        there = (alphas > 0.5) & ~lengths.isnan()
+        return torch.where(there[..., None], question.relevancy(products, lengths), 0.0), there
 
     def splat_relevancy(self, codes: Tensor, question: Question) -> Tensor:
         """How relevant splats [N, ...] are on each level: [N, L, Q] in (0, 1); 0 of those without language."""

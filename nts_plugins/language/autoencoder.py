@@ -166,13 +166,15 @@ class Autoencoder(TrainedFit):
         with torch.no_grad():
             return self.channels(codes)
 
-    def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
+    def pixel_products(
+        self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False
+    ) -> Tuple[Tensor, Tensor]:
         """Drawn codes are given unit length first. The published program decodes them as they are; but the decoder has
         seen no others, and where a pixel is half transparent its code is half as long."""
         codes = drawn.detach().unflatten(-1, (self.levels, -1))
         cosines = self._cosines(codes.flatten(0, 1), phrases).unflatten(0, drawn.shape[:2])
         there = (alphas > LEAST_ALPHA) & self.known(codes)
-        return torch.where(there[..., None], cosines, torch.nan)
+        return cosines, torch.where(there, 1.0, torch.nan)
 
     def features(self, codes: Tensor, level: int) -> Iterator[Tuple[slice, Tensor]]:
         for start in range(0, len(codes), AT_ONCE):

@@ -76,10 +76,12 @@ class Fit(nn.Module, ABC):
 
     @abstractmethod
     def question(self, codes: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
-        """[N, E] channels to draw so that :meth:`pixel_cosines` can tell. No gradient."""
+        """[N, E] channels to draw so that :meth:`pixel_products` can tell. No gradient."""
 
     @abstractmethod
-    def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
+    def pixel_products(
+        self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False
+    ) -> Tuple[Tensor, Tensor]:
         """How like phrases pixels are. No gradient.
 
         Args:
@@ -92,7 +94,8 @@ class Fit(nn.Module, ABC):
                 a pixel shows one thing.
 
         Returns:
-            [H, W, L, Q] cosines; NaN where nothing is drawn that has a feature.
+            [H, W, L, Q] products of phrases and what a pixel shows, and [H, W, L] by what to divide them for cosines;
+            NaN where nothing is drawn that has a feature.
         """
 
     @abstractmethod

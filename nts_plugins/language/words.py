@@ -84,13 +84,13 @@ class WordsFit(Fit):
                 parts.append(lengths)
             return torch.cat(parts, dim=-1).flatten(1)
 
-    def pixel_cosines(self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False) -> Tensor:
+    def pixel_products(
+        self, drawn: Tensor, alphas: Tensor, phrases: Tensor, exact: bool = False
+    ) -> Tuple[Tensor, Tensor]:
         values = drawn.unflatten(-1, (self.levels, -1))
-        cosines, divisor = values.split([len(phrases), values.shape[-1] - len(phrases)], dim=-1)
-        lengths = divisor.norm(dim=-1, keepdim=True) if exact else divisor
-        there = (alphas[..., None] > LEAST_ALPHA) & (lengths > LEAST_ALPHA * LEAST_ALPHA)
-        # One pass over all cosines: they are many, and this is most of what a question costs after drawing.
-        return cosines * torch.where(there, 1.0 / lengths, torch.nan)
+        products, divisor = values.split([len(phrases), values.shape[-1] - len(phrases)], dim=-1)
+        lengths = divisor.norm(dim=-1) if exact else divisor[..., 0]
+        return products, torch.where((alphas > LEAST_ALPHA) & (lengths > LEAST_ALPHA * LEAST_ALPHA), lengths, torch.nan)
 
     def features(self, codes: Tensor, level: int) -> Iterator[Tuple[slice, Tensor]]:
         words = self.words[level : level + 1].float()

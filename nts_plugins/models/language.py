@@ -122,11 +122,10 @@ class LanguageModel(SplatModel):
         Args:
             camera: one pinhole camera.
             question: what is asked.
-            exact: see :meth:`~nts_plugins.language.fits.Fit.pixel_cosines`.
+            exact: see :meth:`~nts_plugins.language.fits.Fit.pixel_products`.
 
         Returns:
-            [L, H, W, Q] relevancy in (0, 1); and [L, H, W] bool, where something is drawn that has language. Elsewhere
-            relevancy is 0.
+            [L, H, W, Q] and [L, H, W], see :meth:`~nts_plugins.heads.language.LanguageHead.pixel_relevancy`.
         """
         camera = camera.to(self.device)
         params = self._drawn_params(camera)
@@ -134,9 +133,7 @@ class LanguageModel(SplatModel):
         view = view_of(camera, camera.camera_to_worlds[..., :3, :4])
         channels = self.head.fit.question(params[LANGUAGE], vectors, exact)
         raster = self._rasterized(self._gaussians(params).with_colors(channels), view)
-        cosines = self.head.fit.pixel_cosines(raster.colors[0], raster.alphas[0], vectors, exact)
-        there = ~cosines[..., 0].isnan() & (raster.alphas[0] > 0.5)
-        relevancy = torch.where(there[..., None], question.relevancy(cosines), 0.0)
+        relevancy, there = self.head.pixel_relevancy(raster.colors[0], raster.alphas[0], question, exact)
         return relevancy.permute(2, 0, 1, 3), there.permute(2, 0, 1)
 
     @torch.no_grad()

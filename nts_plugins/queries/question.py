@@ -20,11 +20,15 @@ class Question:
     vectors: Tensor
     """[Q + M, C] unit length, of Q phrases and then of M negatives."""
 
-    def relevancy(self, cosines: Tensor, temperature: float = TEMPERATURE) -> Tensor:
-        """[..., Q] in (0, 1), of cosines [..., Q + M] of some features with all vectors; see
-        :func:`~nts_plugins.queries.relevancy.relevancy`."""
-        positive, negative = cosines.split([len(self.phrases), len(self.negatives)], dim=-1)
-        return relevancy(positive, negative, temperature)
+    def relevancy(self, products: Tensor, lengths: Optional[Tensor] = None, temperature: float = TEMPERATURE) -> Tensor:
+        """[..., Q] in (0, 1): how relevant features are.
+
+        Args:
+            products: [..., Q + M] of the features with all vectors.
+            lengths, temperature: see :func:`~nts_plugins.queries.relevancy.relevancy`.
+        """
+        positive, negative = products.split([len(self.phrases), len(self.negatives)], dim=-1)
+        return relevancy(positive, negative, temperature, lengths)
 
 
 def asked(

@@ -18,18 +18,23 @@ TEMPERATURE = 10.0
 """LERF's and LangSplat's programs."""
 
 
-def relevancy(positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def relevancy(
+    positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE, lengths: Optional[Tensor] = None
+) -> Tensor:
     """r from cosines. Differentiable.
 
     Args:
         positive: [..., Q] cosines of features and phrases.
         negative: [..., C] cosines of the same features and the canonical phrases.
         temperature: see above.
+        lengths: [...] of the features, where the cosines are still to be divided by them. Which phrase beats which does
+            not depend on it, so that this comes last, when fewer numbers are left.
 
     Returns:
         [..., Q] in (0, 1).
     """
-    return torch.sigmoid(temperature * margin(positive, negative))
+    by = margin(positive, negative)
+    return torch.sigmoid(temperature * (by if lengths is None else by / lengths[..., None]))
 
 
 def margin(positive: Tensor, negative: Tensor) -> Tensor:

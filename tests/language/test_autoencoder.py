@@ -189,7 +189,8 @@ def test_questions_are_answered_from_decoded_features(trained, monkeypatch):
 
     weights = torch.tensor([[0.5, 0.2, 0.1], [0.0, 0.01, 0.0], [0.0, 0.0, 0.5], [0.0, 0.0, 0.0]])
     drawn = (weights @ fit.question(codes, phrases)).view(2, 2, -1)
-    found = fit.pixel_cosines(drawn, weights.sum(dim=1).view(2, 2, 1), phrases).view(4, LEVELS, 5)
+    products, lengths = fit.pixel_products(drawn, weights.sum(dim=1).view(2, 2, 1), phrases)
+    found = (products / lengths[..., None]).view(4, LEVELS, 5)
     mean = F.normalize(0.5 * fit.channels(codes)[0] + 0.2 * fit.channels(codes)[1], dim=0)
     for level in range(LEVELS):
         own = F.normalize(mean[3 * level : 3 * level + 3], dim=0)

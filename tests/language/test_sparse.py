@@ -133,7 +133,8 @@ def test_cosines_of_pixels_are_those_of_what_they_show(exact):
     weights = opacities * torch.cumprod(torch.cat([torch.ones(4, 1), 1 - opacities[:, :-1]], dim=1), dim=1)
     alphas = weights.sum(dim=1).view(2, 2, 1)
     drawn = (weights @ fit.question(codes, phrases, exact)).view(2, 2, -1)
-    found = fit.pixel_cosines(drawn, alphas, phrases, exact).view(4, LEVELS, 4)
+    products, lengths = fit.pixel_products(drawn, alphas, phrases, exact)
+    found = (products / lengths[..., None]).view(4, LEVELS, 4)
     shown = torch.einsum("pn,nlc->plc", weights, explicit(fit, codes))
     wanted = F.normalize(shown, dim=-1) @ phrases.T
     alone = slice(0 if exact else 1, 3)

@@ -67,6 +67,9 @@ def test_relevancy_is_how_much_a_phrase_beats_the_best_negative():
     torch.testing.assert_close(question.relevancy(cosines), wanted)
     torch.testing.assert_close(question.relevancy(cosines.expand(4, 3, -1)), wanted.expand(4, 3, 2))
     torch.testing.assert_close(question.relevancy(cosines, temperature=1.0)[0], torch.tensor(sigmoid(0.2)))
+    lengths = torch.tensor([3.0, 0.2, 1.0])
+    products = cosines.expand(4, 3, -1) * lengths[:, None]
+    torch.testing.assert_close(question.relevancy(products, lengths.expand(4, 3)), wanted.expand(4, 3, 2))
 
 
 def test_phrases_do_not_have_to_beat_each_other():
