@@ -8,7 +8,6 @@ and what one of the three answered stays on its level. Settings are those of Lan
 
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Iterator, List, Tuple
 
 import numpy as np
@@ -85,7 +84,10 @@ class Sam:
         name = settings.model
         if name not in PUBLISHED:
             raise InputError(f"Segment Anything has no model {name!r}. It has {', '.join(PUBLISHED)}.")
-        file = _fetched(name, option) if settings.weights is None else weights.given(settings.weights, f"SAM {name}")
+        if settings.weights is None:
+            file = weights.fetched(f"{SOURCE}/{PUBLISHED[name]}", f"SAM {name}", option)
+        else:
+            file = weights.given(settings.weights, f"SAM {name}")
         model = sam_model_registry[name]()
         try:
             model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
@@ -165,18 +167,6 @@ class Sam:
             masks[number] = torch.as_tensor(clean)
         keep = kept_boxes(amg.batched_mask_to_box(masks).float(), untouched, overlap)
         return LevelMasks(masks[keep], found.scores[keep])
-
-
-def _fetched(model: str, option: str) -> Path:
-    """The file of published weights, where torch keeps such files."""
-    file = Path(torch.hub.get_dir()) / "checkpoints" / PUBLISHED[model]
-    if not file.is_file():
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(f"{SOURCE}/{file.name}", str(file))
-        except OSError as error:
-            raise weights.missing(f"SAM {model}", file.name, SOURCE, file.parent, option, error) from error
-    return file
 
 
 def unpacked(bits: np.ndarray, size: Tuple[int, int]) -> Tensor:

@@ -55,6 +55,17 @@ class SamSettings:
         return f"sam {self.model} {asked} {self.crop_layers} {self.smallest_region}"
 
 
+@dataclass
+class CodecSettings:
+    """Which latent codec, with which weights."""
+
+    name: str = "sd-kl-f8"
+    """taesd, taesdxl, taesd3, taef1, taef2 (tiny ones), sd-kl-f8 (the paper's), sd-kl-f8-mse, kl-f8-d16, or a function
+    of your own as package.module:function."""
+    weights: Optional[Path] = None
+    """The folder of its weights, as it is published. None fetches them, once."""
+
+
 def name_of_regions(encoder: str, generator: str, tallest: int) -> str:
     """Of regions that a generator draws in pictures of so many rows at most, with an encoder's features."""
     return f"{encoder} / {generator} / {tallest}"
