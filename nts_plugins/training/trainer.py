@@ -15,6 +15,7 @@ from typing import Any, Collection, Dict, Iterator, Literal, Optional, Type
 import yaml
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -148,6 +149,8 @@ class SplatTrainer(Trainer):
     def _after_train(self) -> None:
         with self._no_dead_run():
             self.pipeline.finish()  # type: ignore[operator]
+        if self.config.max_num_iterations == 0:
+            writer.EVENT_STORAGE.clear()  # nerfstudio would print a line of the last step, and there was none.
         super()._after_train()
         if self._save_failed is not None:
             raise InputError(self._save_failed)

@@ -243,6 +243,18 @@ def test_a_checkpoints_splats_get_language_without_training(
     assert torch.equal(found.model.splat_relevancy(question), ended.model.splat_relevancy(question))
 
 
+def test_a_run_without_steps_ends_as_others_do(
+    scene: Scene, no_steps: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    """With nerfstudio's line of the last step, in a process that never made one."""
+    from nerfstudio.utils import writer
+
+    monkeypatch.delitem(writer.GLOBAL_BUFFER, "step", raising=False)
+    options = ["--logging.local-writer.enable", "True", *with_splats(scene.splats, scene.table)]
+    run = runs.train("langsplat", scene.capture, tmp_path / "outputs", 500, *options)
+    assert runs.checkpoint(run).is_file() and "Training Finished" in capsys.readouterr().out
+
+
 def test_a_files_splats_get_language_without_training(
     scene: Scene, ended: Ended, no_steps: None, tmp_path: Path
 ) -> None:
