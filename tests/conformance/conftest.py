@@ -3,7 +3,7 @@
 
 from importlib import metadata
 from pathlib import Path
-from typing import Any, List, NamedTuple
+from typing import Any, List, NamedTuple, Tuple
 
 import pytest
 import torch
@@ -60,6 +60,18 @@ def busy_options(method: str) -> List[str]:
     if pipeline.datamanager.train_views is not None:
         busy += ["--pipeline.datamanager.train-views", "6"]
     return busy
+
+
+def first_of_its_kind(method: str) -> bool:
+    """Whether no method before it has the same model, strategy and options that are heads: presets of one method differ
+    in numbers, and what code does with any numbers need not be tried with each."""
+
+    def kind(name: str) -> Tuple[Any, ...]:
+        model = runs.parse(name).pipeline.model
+        fit = model.language.fit if hasattr(model, "language") else None
+        return type(model), model.strategy, fit, tuple(sorted(model.heads)), name in DECODED
+
+    return next(name for name in registered_methods() if kind(name) == kind(method)) == method
 
 
 class Trained(NamedTuple):
