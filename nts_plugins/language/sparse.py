@@ -13,6 +13,7 @@ from nts_plugins.encoders.base import Regions
 from nts_plugins.errors import InputError
 from nts_plugins.language.codebook import SAMPLE, encode, sampled
 from nts_plugins.language.fits import Tell, TrainedFit
+from nts_plugins.language.kept import dense_weights, kept_weights
 from nts_plugins.language.words import LEAST_ALPHA, WordsFit
 
 SPREAD = 1e-3
@@ -93,8 +94,7 @@ class Sparse(WordsFit, TrainedFit):
 
     def channels(self, codes: Tensor) -> Tensor:
         """[N, L * K] weights of words: ``kept`` of K are not zero, and these sum to 1. Differentiable."""
-        weights, kept = self.weights(codes)
-        return torch.zeros_like(codes).scatter(-1, kept, weights).flatten(1)
+        return dense_weights(codes, self.settings.kept).flatten(1)
 
     def loss(self, drawn: Tensor, alphas: Tensor, regions: Regions) -> Tensor:
         """1 - cosine between the feature that a pixel shows and that of its region; the mean over all pixels of all
@@ -130,8 +130,7 @@ class Sparse(WordsFit, TrainedFit):
 
     def weights(self, codes: Tensor) -> Tuple[Tensor, Tensor]:
         """The ``kept`` words of each splat: their weights and ids, both [N, L, kept]. Weights are differentiable."""
-        kept = codes.topk(self.settings.kept, dim=-1)
-        return kept.values.softmax(dim=-1), kept.indices
+        return kept_weights(codes, self.settings.kept)
 
     def weigh(self, codes: Tensor, table: Tensor) -> Tensor:
         weights, kept = self.weights(codes)

@@ -255,7 +255,7 @@ class SplatModel(SplatfactoModel):
                 gaussians,
                 *view.camera,
                 sh_degree=0 if gaussians.sh_rest is None else degree,
-                channels=torch.cat(channels, dim=-1) if channels else None,
+                channels=channels[0] if len(channels) == 1 else torch.cat(channels, dim=-1) if channels else None,
                 background=background,
                 depth="expected" if with_depth else None,
                 textures=textures,
