@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that depends on a version of nerfstudio, gsplat, torch, torchvision, numpy or viser. Nothing else asks.
+"""Everything that depends on a version of nerfstudio, gsplat, torch, torchvision, transformers, numpy or viser. Nothing
+else asks.
 
 The module itself imports only the standard library, because torch calls :func:`make_torchvision_importable` at the
 end of its own import.
@@ -223,6 +224,17 @@ def usable_device(requested: str) -> str:
 def fused_adam_devices() -> tuple[str, ...]:
     """Kinds of device on which ``torch.optim.Adam(fused=True)`` exists in the installed torch."""
     return ("cuda", "cpu") if version_of("torch") >= (2, 4) else ("cuda",)
+
+
+def let_open_clip_tokenize(tokenizer: Any) -> None:
+    """Let a tokenizer of open_clip work with the transformers that is installed.
+
+    open_clip 2 calls tokenizers of transformers by ``batch_encode_plus``, which transformers 5 no longer has: there a
+    tokenizer is called itself. Those that are open_clip's own stay as they are.
+    """
+    inner = getattr(tokenizer, "tokenizer", None)
+    if inner is not None and not hasattr(inner, "batch_encode_plus"):
+        inner.batch_encode_plus = inner.__call__
 
 
 def lpips_backbone(net: str) -> tuple[Path, str]:

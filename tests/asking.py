@@ -2,7 +2,8 @@
 """A scene that can be asked: the tests' capture with regions, its blobs as splats, and a table of phrases."""
 
 from pathlib import Path
-from typing import Dict, List, NamedTuple
+from types import SimpleNamespace
+from typing import Any, Dict, List, NamedTuple
 
 import numpy as np
 import torch
@@ -75,3 +76,9 @@ def write_scene(folder: Path) -> Scene:
     write_regions(write_capture(folder / "capture"))
     ply.write(folder / "blobs.ply", true_splats())
     return Scene(folder / "capture", phrase_table(folder / "phrases.npz"), folder / "blobs.ply")
+
+
+def set_to(panel: Any, **elements: Any) -> None:
+    """What somebody has typed and chosen."""
+    for name, value in elements.items():
+        getattr(panel, name).gui_handle = SimpleNamespace(value=value)

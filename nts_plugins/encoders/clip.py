@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nts_plugins import compat
 from nts_plugins.encoders import weights
 from nts_plugins.encoders.settings import OpenClipSettings
 from nts_plugins.errors import InputError
@@ -37,10 +38,7 @@ class OpenClip:
         import open_clip
 
         self.model, self.tokenizer, self.name, self.batch = model.eval(), tokenizer, name, batch
-        self._hugging_face = getattr(tokenizer, "tokenizer", None)
-        if self._hugging_face is not None and not hasattr(self._hugging_face, "batch_encode_plus"):
-            # open_clip 2 calls its tokenizers of transformers by a name that transformers 5 no longer has.
-            self._hugging_face.batch_encode_plus = self._hugging_face.__call__
+        compat.let_open_clip_tokenize(tokenizer)
         cfg = open_clip.get_model_preprocess_cfg(model)
         size = cfg["size"] if isinstance(cfg["size"], int) else cfg["size"][0]
         self.picture_size = int(size)
@@ -135,8 +133,9 @@ class OpenClip:
 
     def _tokens(self, phrase: str) -> int:
         """How many tokens a phrase takes, with those of its beginning and its end."""
-        if self._hugging_face is not None:
-            return len(self._hugging_face(phrase).input_ids)
+        inner = getattr(self.tokenizer, "tokenizer", None)  # a Hugging Face tokenizer inside of open_clip's
+        if inner is not None:
+            return len(inner(phrase).input_ids)
         return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]
 
 

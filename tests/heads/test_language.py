@@ -19,18 +19,14 @@ from nts_plugins.data.region_data import RegionFile, SceneRegions
 from nts_plugins.encoders.base import LEVELS
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
-from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
 from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.heads.language import LanguageHeadConfig
 from nts_plugins.language.autoencoder import AutoencoderSettings
 from nts_plugins.language.sparse import SparseSettings
 from nts_plugins.models.language import LanguageModelConfig
-from nts_plugins.queries.overlays import SHADE, heat
-from nts_plugins.queries.question import Question, asked
 from nts_plugins.queries.relevancy import on_level
 from nts_plugins.viewer import language as panels
-from nts_plugins.viewer.language import LanguagePanel
-from tests.asking import phrase_table
+from tests.asking import phrase_table, set_to
 from tests.captures import ENCODER, write_capture, write_regions
 from tests.models.scenes import HEIGHT, WIDTH, Steps, camera, make_model, picture
 
@@ -207,147 +203,6 @@ def test_negatives_of_the_settings_are_what_they_have_to_beat(pictures: Pictures
     outputs = model.get_outputs_for_camera(camera())
     found, there = outputs["language_relevancy"], outputs["accumulation"] > 0.5
     torch.testing.assert_close(found[there], torch.full_like(found[there], 0.5))
-
-
-# ---- the panel, by hand
-
-
-COLORS = torch.tensor([[0.8, 0.4, 0.2], [0.1, 0.9, 0.3], [0.5, 0.5, 0.5]])
-RELEVANCY = torch.tensor([[0.60, 0.30], [0.40, 0.62], [0.45, 0.20]])
-"""Of three splats, for two phrases."""
-
-
-def gaussians() -> Gaussians:
-    return Gaussians(
-        means=torch.zeros(3, 3),
-        quats=torch.tensor([[1.0, 0, 0, 0]]).repeat(3, 1),
-        scales=torch.ones(3, 3),
-        opacities=torch.tensor([0.9, 0.8, 0.7]),
-        sh=rgb_to_sh(COLORS)[:, None],
-        sh_rest=torch.full((3, 3, 3), 0.3),
-    )
-
-
-def set_to(panel: LanguagePanel, **elements: Any) -> None:
-    """What somebody has typed and chosen."""
-    for name, value in elements.items():
-        getattr(panel, name).gui_handle = SimpleNamespace(value=value)
-
-
-def panel_of(text: str = "red; green", **elements: Any) -> LanguagePanel:
-    def ask(text: str, negatives: str) -> Question:
-        return asked(text, lambda phrases: torch.eye(8)[: len(phrases)], negatives)
-
-    panel = LanguagePanel(LEVELS, ask)
-    set_to(panel, asked=text, **elements)
-    panel.question()
-    return panel
-
-
-def test_nothing_is_asked_at_first() -> None:
-    panel = panel_of("  ")
-    splats = gaussians()
-    assert panel.question() is None and panel.shown(splats, RELEVANCY) is splats and panel.said.value == ""
-
-
-def test_heat_is_in_colours_that_do_not_depend_on_the_side() -> None:
-    shown = panel_of().shown(gaussians(), RELEVANCY)
-    assert shown.sh is not None and shown.sh_rest is None
-    best = torch.tensor([0.60, 0.62, 0.45])
-    torch.testing.assert_close(sh_to_rgb(shown.sh[:, 0]), heat(COLORS, best))
-    torch.testing.assert_close(shown.opacities, gaussians().opacities)
-    torch.testing.assert_close(sh_to_rgb(shown.sh[2, 0]), torch.full((3,), SHADE * 0.5))
-
-
-def test_what_was_found_is_highlighted() -> None:
-    shown = panel_of(display=panels.HIGHLIGHT).shown(gaussians(), RELEVANCY)
-    assert shown.sh is not None
-    torch.testing.assert_close(sh_to_rgb(shown.sh[:2, 0]), COLORS[:2])
-    torch.testing.assert_close(sh_to_rgb(shown.sh[2, 0]), torch.full((3,), SHADE * 0.5))
-
-
-@pytest.mark.parametrize("show, opacities", [(panels.ONLY, [0.9, 0.8, 0.0]), (panels.WITHOUT, [0.0, 0.0, 0.7])])
-def test_splats_are_hidden_and_otherwise_as_they_are(show: str, opacities: List[float]) -> None:
-    splats = gaussians()
-    shown = panel_of(display=show).shown(splats, RELEVANCY)
-    torch.testing.assert_close(shown.opacities, torch.tensor(opacities))
-    assert torch.equal(shown.sh, splats.sh) and torch.equal(shown.sh_rest, splats.sh_rest)  # type: ignore[arg-type]
-    assert torch.equal(splats.opacities, torch.tensor([0.9, 0.8, 0.7])), "the scene itself stays"
-
-
-def test_the_scene_can_be_shown_as_it_is() -> None:
-    splats = gaussians()
-    assert panel_of(display=panels.NOTHING).shown(splats, RELEVANCY) is splats
-
-
-def test_one_of_several_phrases_can_be_shown() -> None:
-    panel = panel_of(display=panels.ONLY)
-    assert panel.each.options == [panels.EVERYTHING, "red", "green"]
-    for phrase, opacities in (("red", [0.9, 0, 0]), ("green", [0, 0.8, 0]), (panels.EVERYTHING, [0.9, 0.8, 0])):
-        set_to(panel, each=phrase)
-        torch.testing.assert_close(panel.shown(gaussians(), RELEVANCY).opacities, torch.tensor(opacities))
-
-
-def test_a_new_question_shows_all_of_its_phrases() -> None:
-    panel = panel_of(each="green")
-    set_to(panel, asked="blue; red")
-    panel.question()
-    assert panel.each.value == panels.EVERYTHING and panel.each.options == [panels.EVERYTHING, "blue", "red"]
-    set_to(panel, asked="blue")
-    panel.question()
-    assert panel.each.options == [panels.EVERYTHING]
-
-
-def test_the_threshold_is_a_difference_of_cosines() -> None:
-    # r = 0.6 is a difference of log(0.6 / 0.4) / 10 = 0.0405.
-    for threshold, found in ((0.040, [True, True, False]), (0.041, [False, True, False]), (0.2, [False] * 3),
-                             (-0.1, [True] * 3)):  # fmt: skip
-        shown = panel_of(display=panels.ONLY, least=threshold).shown(gaussians(), RELEVANCY)
-        assert (shown.opacities > 0).tolist() == found
-        heated = panel_of(least=threshold).shown(gaussians(), RELEVANCY)
-        assert heated.sh is not None
-        colors = sh_to_rgb(heated.sh[:, 0])
-        assert (colors.std(dim=1) > 1e-4).tolist() == found, "what was not found is grey"
-
-
-def test_the_answer_says_how_much_was_found() -> None:
-    panel = panel_of()
-    panel.shown(gaussians(), RELEVANCY)
-    assert panel.said.value == "2 of 3 splats, the best 0.620"
-    set_to(panel, each="red")
-    panel.shown(gaussians(), RELEVANCY)
-    assert panel.said.value == "1 of 3 splats, the best 0.600"
-    panel.shown(gaussians().select(torch.zeros(3, dtype=torch.bool)), RELEVANCY[:0])
-    assert panel.said.value == "0 of 0 splats, the best 0.000"
-
-
-def test_the_same_is_asked_once() -> None:
-    count = 0
-
-    def ask(text: str, negatives: str) -> Question:
-        nonlocal count
-        count += 1
-        if text == "wrong":
-            raise InputError("no such phrase")
-        return Question((text,), ("object",), torch.eye(2))
-
-    panel = LanguagePanel(LEVELS, ask)
-    for text, negatives, wanted in (("red", "", 1), (" red ", "", 1), ("red", "blue", 2), ("wrong", "", 3)):
-        set_to(panel, asked=text, negatives=negatives)
-        for _ in range(3):
-            panel.question()
-        assert count == wanted
-    assert panel.said.value == "no such phrase" and panel.question() is None
-    set_to(panel, asked="")
-    assert panel.question() is None and panel.said.value == "" and count == 3
-
-
-def test_levels_are_chosen_by_their_names() -> None:
-    panel = panel_of()
-    assert panel.level.options == ["best", *LEVELS] and panel.chosen_level(LEVELS) is None
-    for number, name in enumerate(LEVELS):
-        set_to(panel, level=name)
-        assert panel.chosen_level(LEVELS) == number
 
 
 # ---- the panel, in the viewer
