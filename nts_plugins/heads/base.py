@@ -5,6 +5,7 @@ A head says *what* to splat and what the pixels then mean. The model asks it, in
 
     head.initial_parameters(splats)        once: per-splat values, which join the splats' own in ``gauss_params``
     head.channels(params, view)            [N, E] values to draw, in the same pass as colour
+    head.shown(gaussians, params)          viewer only: splats as the head's panel wants them seen
     head.outputs(channels, alphas, view)   what the drawn [H, W, E] mean
     head.picture(rgb, outputs)             what becomes of the picture
     head.losses(outputs, targets)          training only
@@ -12,7 +13,6 @@ A head says *what* to splat and what the pixels then mean. The model asks it, in
     head.metrics(outputs, targets)
     head.after_step(step, params)          training only, after splats were added and removed
     head.displays(outputs)                 viewer and rendering only: pictures for people
-    head.shown(gaussians, params)          viewer only: splats as the head's panel wants them seen
     head.finish(params, gaussians, views)  once, when training ends
 
 Per-splat values have one optimizer each, of the same name, in the recipe's ``optimizers``; densification, cropping and

@@ -8,6 +8,7 @@ pictures show, without training; ``sparse`` (LangSplatV2, NeurIPS 2025, arXiv 25
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import get_ident
 from typing import Any, Collection, Dict, Iterator, List, Literal, Mapping, MutableMapping, Optional, Tuple, Type
 
 import torch
@@ -81,6 +82,7 @@ class LanguageHead(FeatureHead):
         self.colors = PcaColors(3)
         self.panel = LanguagePanel(self.levels, self.ask)
         self._question: Optional[Question] = None
+        self._drawn: Dict[int, Optional[Question]] = {}
         self._text: Any = None
         self._answer: Optional[Tuple[Question, Optional[int], List[Tensor], Tensor]] = None
 
@@ -98,9 +100,10 @@ class LanguageHead(FeatureHead):
         if self.training:
             return self._trained().channels(codes)
         parts = [codes.new_zeros(len(codes), 0, dtype=torch.float32)]
+        # The panel may be typed in while this is drawn, and the pixels answer what the channels were asked.
+        question = self._drawn[get_ident()] = self.question() if self.fit.ready else None
         if self.fit.ready:
             parts.append(self._pca(codes))
-            question = self.question()
             if question is not None:
                 parts.append(self.fit.question(codes, question.vectors.to(codes.device)))
         return torch.cat(parts, dim=1)
@@ -111,7 +114,7 @@ class LanguageHead(FeatureHead):
         if not self.fit.ready:
             return {}
         outputs = {f"{self.name}_pca": channels[..., :3]}
-        question = self.question()
+        question = self._drawn[get_ident()]
         if question is not None:
             relevancy, _ = self.pixel_relevancy(channels[..., 3:], alphas, question)
             own = on_level(relevancy.flatten(0, 1), self._level()).unflatten(0, relevancy.shape[:2])
@@ -197,10 +200,10 @@ class LanguageHead(FeatureHead):
         if not self.fit.ready:
             self.panel.wait()
             return gaussians
-        question = self.question()
+        question = self._drawn[get_ident()]
         if question is None:
             return gaussians
-        return self.panel.shown(gaussians, self._answered(params[self.name], question))
+        return self.panel.shown(gaussians, question, self._answered(params[self.name], question))
 
     def _answered(self, codes: Tensor, question: Question) -> Tensor:
         """[N, Q] how relevant splats are on the level that is looked on; remembered, since a view is drawn many times.

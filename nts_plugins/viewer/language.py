@@ -2,7 +2,7 @@
 """The panel in which one asks a scene, and how it shows its answer: on the splats, in the frame that is drawn next."""
 
 from dataclasses import replace
-from typing import Callable, Optional, Sequence
+from typing import Callable, Optional, Sequence, Tuple
 
 import torch
 from nerfstudio.viewer.viewer_elements import ViewerDropdown, ViewerSlider, ViewerText
@@ -31,8 +31,7 @@ class LanguagePanel(nn.Module):
     def __init__(self, levels: Sequence[str], ask: Callable[[str, str], Question]) -> None:
         super().__init__()
         self._ask = ask
-        self._last = ("", "")
-        self._question: Optional[Question] = None
+        self._known: Tuple[Tuple[str, str], Optional[Question]] = ("", ""), None
         self.asked = ViewerText("Look for", "", hint="A phrase, or several with ; between them.")
         self.display = ViewerDropdown(
             "Show it as", HEAT, [HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING], hint="What to do with what is found."
@@ -54,20 +53,22 @@ class LanguagePanel(nn.Module):
     def question(self) -> Optional[Question]:
         """What the panel asks now; None where nothing is asked, or it cannot be."""
         wanted = self.asked.value.strip(), self.negatives.value.strip()
-        if wanted == self._last:
-            return self._question
-        self._last, self._question, said = wanted, None, ""
+        known, question = self._known  # As one: each browser has a thread that draws for it.
+        if wanted == known:
+            return question
+        question, said = None, ""
         if wanted[0]:
             try:
-                self._question = self._ask(*wanted)
+                question = self._ask(*wanted)
             except InputError as error:
                 said = str(error)
+        self._known = wanted, question
         self._say(said)
-        phrases = self._question.phrases if self._question is not None else ()
+        phrases = question.phrases if question is not None else ()
         self.each.set_options([EVERYTHING, *phrases] if len(phrases) > 1 else [EVERYTHING])
         if self.each.value != EVERYTHING:
             self.each.value = EVERYTHING
-        return self._question
+        return question
 
     def wait(self) -> None:
         """Say that there is nothing to ask yet, to whoever asks; the question is answered when there is."""
@@ -81,10 +82,9 @@ class LanguagePanel(nn.Module):
         """Number of the level that is looked on; None for the best."""
         return list(names).index(self.level.value) if self.level.value in names else None
 
-    def shown(self, gaussians: Gaussians, relevancy: Tensor) -> Gaussians:
-        """The splats as the panel wants them seen, given how relevant each is for each phrase, [N, Q]."""
-        question = self._question
-        if question is None or self.display.value == NOTHING or gaussians.sh is None:
+    def shown(self, gaussians: Gaussians, question: Question, relevancy: Tensor) -> Gaussians:
+        """The splats as the panel wants them seen, given how relevant each is for each phrase of a question, [N, Q]."""
+        if self.display.value == NOTHING or gaussians.sh is None:
             return gaussians
         picked = self.each.value
         own = relevancy[:, question.phrases.index(picked)] if picked in question.phrases else relevancy.amax(dim=1)

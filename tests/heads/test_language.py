@@ -255,6 +255,33 @@ def test_the_viewer_draws_relevancy_of_what_is_asked(lifted: Any) -> None:
     assert "language_relevancy" not in lifted.get_outputs_for_camera(camera())
 
 
+@pytest.mark.parametrize(("before", "after"), [("", "red"), ("red", ""), ("red", "red; green"), ("red; green", "blue")])
+def test_what_is_typed_while_the_viewer_draws_comes_with_the_next_picture(
+    lifted: Any, before: str, after: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel, shown = lifted.head.panel, lifted.head.shown
+
+    def drawn() -> Dict[str, Tensor]:
+        with ThreadPoolExecutor(1) as viewer:
+            return viewer.submit(lifted.get_outputs_for_camera, camera()).result()
+
+    def typed(*args: Any) -> Gaussians:
+        set_to(panel, asked=after)
+        return shown(*args)
+
+    pictures = []
+    for text in (before, after):
+        set_to(panel, asked=text)
+        pictures.append(drawn())
+    set_to(panel, asked=before)
+    with monkeypatch.context() as patch:
+        patch.setattr(lifted.head, "shown", typed)
+        found = [drawn()]
+    found.append(drawn())
+    for one, wanted in zip(found, pictures, strict=True):
+        assert one.keys() == wanted.keys() and all(torch.equal(one[name], wanted[name]) for name in wanted)
+
+
 @pytest.mark.parametrize(
     "text, said",
     [("no such phrase", "has no vectors of no such phrase"), (" ; ", "nothing to look for"), ("红", "has no vectors")],
@@ -346,10 +373,17 @@ def test_codes_that_lie_where_others_were_have_another_answer(lifted: Any) -> No
     place = codes[:20].numpy().copy()
     splats = Gaussians(torch.zeros(20, 3), torch.ones(20, 4), torch.ones(20, 3), torch.ones(20), torch.zeros(20, 1, 3))
     set_to(lifted.head.panel, asked="red")
+    shot = camera()
+
+    def draw() -> None:
+        params = {"language": torch.from_numpy(place)}
+        lifted.head.channels(params, view_of(shot, shot.camera_to_worlds))
+        lifted.heads.shown(splats, params)
+
     for which in (slice(0, 20), slice(20, 40)):
         place[:] = codes[which].numpy()
         with ThreadPoolExecutor(1) as viewer:
-            viewer.submit(lifted.heads.shown, splats, {"language": torch.from_numpy(place)}).result()
+            viewer.submit(draw).result()
         wanted = on_level(lifted.splat_relevancy(lifted.ask("red"))[which])
         assert float((lifted.head._answer[3] - wanted).abs().max()) < 1e-5, "an answer of other splats"
 

@@ -42,14 +42,19 @@ def panel_of(text: str = "red; green", **elements: Any) -> LanguagePanel:
     return panel
 
 
+def shown_by(panel: LanguagePanel, splats: Gaussians, relevancy: torch.Tensor) -> Gaussians:
+    question = panel.question()
+    assert question is not None
+    return panel.shown(splats, question, relevancy)
+
+
 def test_nothing_is_asked_at_first() -> None:
     panel = panel_of("  ")
-    splats = gaussians()
-    assert panel.question() is None and panel.shown(splats, RELEVANCY) is splats and panel.said.value == ""
+    assert panel.question() is None and panel.said.value == ""
 
 
 def test_heat_is_in_colours_that_do_not_depend_on_the_side() -> None:
-    shown = panel_of().shown(gaussians(), RELEVANCY)
+    shown = shown_by(panel_of(), gaussians(), RELEVANCY)
     assert shown.sh is not None and shown.sh_rest is None
     best = torch.tensor([0.60, 0.62, 0.45])
     torch.testing.assert_close(sh_to_rgb(shown.sh[:, 0]), heat(COLORS, best))
@@ -58,7 +63,7 @@ def test_heat_is_in_colours_that_do_not_depend_on_the_side() -> None:
 
 
 def test_what_was_found_is_highlighted() -> None:
-    shown = panel_of(display=panels.HIGHLIGHT).shown(gaussians(), RELEVANCY)
+    shown = shown_by(panel_of(display=panels.HIGHLIGHT), gaussians(), RELEVANCY)
     assert shown.sh is not None
     torch.testing.assert_close(sh_to_rgb(shown.sh[:2, 0]), COLORS[:2])
     torch.testing.assert_close(sh_to_rgb(shown.sh[2, 0]), torch.full((3,), SHADE * 0.5))
@@ -67,7 +72,7 @@ def test_what_was_found_is_highlighted() -> None:
 @pytest.mark.parametrize("show, opacities", [(panels.ONLY, [0.9, 0.8, 0.0]), (panels.WITHOUT, [0.0, 0.0, 0.7])])
 def test_splats_are_hidden_and_otherwise_as_they_are(show: str, opacities: List[float]) -> None:
     splats = gaussians()
-    shown = panel_of(display=show).shown(splats, RELEVANCY)
+    shown = shown_by(panel_of(display=show), splats, RELEVANCY)
     torch.testing.assert_close(shown.opacities, torch.tensor(opacities))
     assert torch.equal(shown.sh, splats.sh) and torch.equal(shown.sh_rest, splats.sh_rest)  # type: ignore[arg-type]
     assert torch.equal(splats.opacities, torch.tensor([0.9, 0.8, 0.7])), "the scene itself stays"
@@ -75,7 +80,7 @@ def test_splats_are_hidden_and_otherwise_as_they_are(show: str, opacities: List[
 
 def test_the_scene_can_be_shown_as_it_is() -> None:
     splats = gaussians()
-    assert panel_of(display=panels.NOTHING).shown(splats, RELEVANCY) is splats
+    assert shown_by(panel_of(display=panels.NOTHING), splats, RELEVANCY) is splats
 
 
 def test_one_of_several_phrases_can_be_shown() -> None:
@@ -83,7 +88,7 @@ def test_one_of_several_phrases_can_be_shown() -> None:
     assert panel.each.options == [panels.EVERYTHING, "red", "green"]
     for phrase, opacities in (("red", [0.9, 0, 0]), ("green", [0, 0.8, 0]), (panels.EVERYTHING, [0.9, 0.8, 0])):
         set_to(panel, each=phrase)
-        torch.testing.assert_close(panel.shown(gaussians(), RELEVANCY).opacities, torch.tensor(opacities))
+        torch.testing.assert_close(shown_by(panel, gaussians(), RELEVANCY).opacities, torch.tensor(opacities))
 
 
 def test_a_new_question_shows_all_of_its_phrases() -> None:
@@ -100,9 +105,9 @@ def test_the_threshold_is_a_difference_of_cosines() -> None:
     # r = 0.6 is a difference of log(0.6 / 0.4) / 10 = 0.0405.
     for threshold, found in ((0.040, [True, True, False]), (0.041, [False, True, False]), (0.2, [False] * 3),
                              (-0.1, [True] * 3)):  # fmt: skip
-        shown = panel_of(display=panels.ONLY, least=threshold).shown(gaussians(), RELEVANCY)
+        shown = shown_by(panel_of(display=panels.ONLY, least=threshold), gaussians(), RELEVANCY)
         assert (shown.opacities > 0).tolist() == found
-        heated = panel_of(least=threshold).shown(gaussians(), RELEVANCY)
+        heated = shown_by(panel_of(least=threshold), gaussians(), RELEVANCY)
         assert heated.sh is not None
         colors = sh_to_rgb(heated.sh[:, 0])
         assert (colors.std(dim=1) > 1e-4).tolist() == found, "what was not found is grey"
@@ -110,12 +115,12 @@ def test_the_threshold_is_a_difference_of_cosines() -> None:
 
 def test_the_answer_says_how_much_was_found() -> None:
     panel = panel_of()
-    panel.shown(gaussians(), RELEVANCY)
+    shown_by(panel, gaussians(), RELEVANCY)
     assert panel.said.value == "2 of 3 splats, the best 0.620"
     set_to(panel, each="red")
-    panel.shown(gaussians(), RELEVANCY)
+    shown_by(panel, gaussians(), RELEVANCY)
     assert panel.said.value == "1 of 3 splats, the best 0.600"
-    panel.shown(gaussians().select(torch.zeros(3, dtype=torch.bool)), RELEVANCY[:0])
+    shown_by(panel, gaussians().select(torch.zeros(3, dtype=torch.bool)), RELEVANCY[:0])
     assert panel.said.value == "0 of 0 splats, the best 0.000"
 
 
