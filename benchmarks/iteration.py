@@ -116,18 +116,23 @@ def main(options: Options) -> None:
 
 def train(options: Options, method: str, splats: int) -> "List[Iteration]":
     """What each iteration took that counts, with the current number of threads."""
-    from nerfstudio.utils import writer
-
     scene = scenes.room(splats, "trained", *options.image)
     with tempfile.TemporaryDirectory() as folder:
         capture = write_capture(Path(folder) / "capture", scene, options.views)
         trainer = make_trainer(method, capture, Path(folder) / "run", options.warm_up + options.steps)
         load_scene(trainer.pipeline.model, scene)
         iterations = train_and_watch(trainer)
-        for each in writer.EVENT_WRITERS:
-            if isinstance(each, writer.TensorboardWriter):
-                each.tb_writer.close()  # It writes in a thread of its own, into the folder that goes now.
+        close_writers()
         return iterations[options.warm_up :]
+
+
+def close_writers() -> None:
+    """TensorBoard's writer has a thread of its own, and its folder is about to go."""
+    from nerfstudio.utils import writer  # After the trainer's modules: on its own it imports itself in a circle.
+
+    for each in writer.EVENT_WRITERS:
+        if isinstance(each, writer.TensorboardWriter):
+            each.tb_writer.close()
 
 
 def clock() -> "Tuple[Callable[[Spent], float], str]":
