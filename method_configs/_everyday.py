@@ -164,6 +164,11 @@ def language_optimizers() -> Dict[str, Any]:
     }
 
 
+def latent_optimizers() -> Dict[str, Any]:
+    """The rate at which a decoder learns what one scene's latents look like. The paper does not say its own."""
+    return {"latent_decoder": {"optimizer": AdamConfig(lr=1e-4), "scheduler": None}}
+
+
 def on_surfaces(model: Model) -> Model:
     """The model with what makes splats lie on surfaces, with the weights of the head."""
     head = SurfaceHeadConfig(

@@ -53,7 +53,7 @@ class Export:
         scene.check_target(target, self.overwrite)
         pipeline = load_run(self.load_config)
         model, data = pipeline.model, pipeline.datamanager
-        params = ply.exported(model.splat_params(self._moment(data.train_dataset.cameras)))
+        params = ply.exported(model.exported_params(self._moment(data.train_dataset.cameras)))
         textures, seen_from = self._textures(pipeline, params) if self.bake else (None, None)
         model.background.restore()
         outputs = data.train_dataparser_outputs

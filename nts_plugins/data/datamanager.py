@@ -211,15 +211,21 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
         return camera, batch
 
     def train_index(self, step: int) -> int:
-        """Index of the training picture of a step: every picture once, in random order, then all of them anew."""
-        epoch, place = divmod(step, len(self.train_dataset))
-        if self._order[0] != epoch:
-            order = list(range(len(self.train_dataset)))
-            random.Random(f"{self.config.train_cameras_sampling_seed} {epoch}").shuffle(order)
-            self._order = (epoch, order)
-        return self._order[1][place]
+        """Index of the training picture of a step: every picture once, in random order, then all of them anew.
 
-    _order: Tuple[int, List[int]] = (-1, [])
+        Where the model says that only some pictures count in a step (``pictures_at``), those in place of all.
+        """
+        pictures = self.pictures_at(step) or range(len(self.train_dataset))
+        epoch, place = divmod(step, len(pictures))
+        if self._order[:2] != (epoch, len(pictures)):
+            order = list(pictures)
+            random.Random(f"{self.config.train_cameras_sampling_seed} {epoch}").shuffle(order)
+            self._order = (epoch, len(pictures), order)
+        return self._order[2][place]
+
+    pictures_at: Callable[[int], Optional[Sequence]] = staticmethod(lambda step: None)
+    """The model's, once there is one."""
+    _order: Tuple[int, int, List[int]] = (-1, 0, [])
 
     def sample_train_cameras(self) -> List[int]:
         # Farthest point sampling goes by eight cells of space, and has nothing to choose from with fewer cameras.

@@ -76,6 +76,10 @@ class LatentCodec(nn.Module, ABC):
             raise InputError(f"{self.name} has latents of {self.channels} channels, and these have {latents.shape[1]}.")
         return self._decoded(latents)
 
+    def forward(self, latents: Tensor) -> Tensor:
+        """:meth:`decode`, for ``torch.func.functional_call``."""
+        return self.decode(latents)
+
     @abstractmethod
     def _posterior(self, pictures: Tensor) -> Posterior: ...
 

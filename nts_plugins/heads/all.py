@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """All heads of a model, asked one after the other."""
 
-from typing import Any, Collection, Dict, List, Mapping, MutableMapping
+from typing import Any, Collection, Dict, List, Mapping, MutableMapping, Sequence
 
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig, Seen
+from nts_plugins.rasterization import Raster
 from nts_plugins.training.checkpoints import below
 
 
@@ -37,6 +39,25 @@ class Heads(nn.ModuleDict):
 
     def param_groups(self) -> Dict[str, List[Parameter]]:
         return {name: group for head in self.each() for name, group in head.param_groups().items()}
+
+    def outputs(
+        self, drawn: Sequence[FeatureHead], widths: Sequence[int], raster: Raster, view: View, training: bool
+    ) -> Dict[str, Tensor]:
+        """What some heads make of the drawn channels, and out of training also pictures of it for people.
+
+        Args:
+            drawn: heads whose channels lie side by side in the raster, in this order.
+            widths: channels of each.
+            raster: of one view.
+            view: the camera.
+            training: whether this is a training step.
+        """
+        outputs: Dict[str, Tensor] = {}
+        pixels = () if raster.channels is None else raster.channels.squeeze(0).split(list(widths), dim=-1)
+        for head, own_pixels in zip(drawn, pixels, strict=True):
+            own = head.outputs(own_pixels, raster.alphas[0], view)
+            outputs.update(own if training else {**own, **head.displays(own)})
+        return outputs
 
     def losses(
         self, step: int, outputs: Mapping[str, Tensor], targets: Targets, params: Mapping[str, Tensor]

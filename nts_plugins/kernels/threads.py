@@ -58,6 +58,14 @@ def kernels_only() -> Iterator[None]:
             torch.set_num_threads(_shared.pop())
 
 
+def share_with_torch() -> None:
+    """Let torch's operations use all threads again, within :func:`kernels_only` and until it ends: for networks beside
+    which everything else takes no time."""
+    with _lock:
+        if _shared:
+            torch.set_num_threads(_shared[0])
+
+
 def run(kernel: Callable[..., Any], *arguments: Any) -> None:
     """Call ``kernel(share, *arguments)`` in every thread until its work is used up.
 

@@ -5,7 +5,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Collection, Dict, List, Literal, Mapping, Optional, Tuple, Type
+from typing import Any, Collection, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type
 
 import torch
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
@@ -111,6 +111,7 @@ class SplatModel(SplatfactoModel):
 
     config: SplatModelConfig  # type: ignore[assignment]
     looks = SPLAT_LOOKS
+    first_splats = staticmethod(initial_splats)
 
     def populate_modules(self) -> None:
         config = self.config
@@ -119,7 +120,7 @@ class SplatModel(SplatfactoModel):
             select_backend(self.kwargs.get("device", "cpu"), config.backend)
         check_settings(config)
         self.extent = float(metadata.get("camera_extent", 1.0))
-        splats: Dict[str, Tensor] = initial_splats(config, self.seed_points, metadata)
+        splats: Dict[str, Tensor] = self.first_splats(config, self.seed_points, metadata)
         self.sparsity = sparsity_of(config, len(splats["means"]))
         self.strategy = make_strategy(strategy_for(config, metadata, splats, self.sparsity))
         self.strategy_state = self.strategy.initialize_state(self.extent)
@@ -145,6 +146,9 @@ class SplatModel(SplatfactoModel):
         self.step = 0
 
     # ---- what is trained
+
+    def pictures_at(self, step: int) -> Optional[Sequence[int]]:
+        return None  # Models that train on some of the pictures for a while say on which.
 
     def get_gaussian_param_groups(self) -> Dict[str, List[Parameter]]:
         return {name: [value] for name, value in self.gauss_params.items() if value.requires_grad}
@@ -202,7 +206,7 @@ class SplatModel(SplatfactoModel):
         params = self._drawn_params(camera)
         heads = self.heads.trained_at(self.step) if self.training else self.heads.each()
         c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
-        view = view_of(camera, c2w, self._factor(int(camera.height[0]), int(camera.width[0])))
+        view = self._view(camera, c2w)
         background = (self.background.in_training if self.training else self.background.on_show)(self.device)
         with_depth = not self.training or self.config.output_depth_during_training
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
@@ -219,7 +223,7 @@ class SplatModel(SplatfactoModel):
         if self.exposure is not None and self.exposes and self.controls.photographed():
             photograph = (camera.metadata or {}).get("cam_idx") if self.training else None
             rgb = expose(rgb, self.exposure(c2w[0], photograph), raster.alphas[0], background)
-        outputs = {**self._pictures(rgb, raster, background), **outputs}
+        outputs = {**self._pictures(rgb, raster, background, camera), **outputs}
         if self.training and not fixed:
             self.info = raster.info
             self.strategy.step_pre_backward(
@@ -263,14 +267,7 @@ class SplatModel(SplatfactoModel):
                 absgrad=self.training and trains_splats and self.strategy.absgrad,
                 backend=self.config.backend,
             )
-        outputs: Dict[str, Tensor] = {}
-        drawn: Tuple[Tensor, ...] = ()
-        if raster.channels is not None:
-            drawn = raster.channels.squeeze(0).split([each.shape[-1] for each in channels], dim=-1)
-        for head, pixels in zip(heads, drawn, strict=True):
-            own = head.outputs(pixels, raster.alphas[0], view)
-            outputs.update(own if self.training else {**own, **head.displays(own)})
-        return raster, outputs
+        return raster, self.heads.outputs(heads, [each.shape[-1] for each in channels], raster, view, self.training)
 
     def head_configs(self) -> Dict[str, FeatureHeadConfig]:
         return self.config.heads  # Models with options that are heads add them.
@@ -293,7 +290,10 @@ class SplatModel(SplatfactoModel):
         scales, opacities = torch.exp(params["scales"]), torch.sigmoid(params["opacities"]).squeeze(-1)
         return Gaussians(params["means"], params["quats"], scales, opacities, sh, sh_rest)
 
-    def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor) -> Dict[str, Tensor]:
+    def _view(self, camera: Cameras, camera_to_worlds: Tensor) -> View:
+        return view_of(camera, camera_to_worlds, self._factor(int(camera.height[0]), int(camera.width[0])))
+
+    def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor, camera: Cameras) -> Dict[str, Tensor]:
         alpha = raster.alphas[0]
         if not self.training:
             rgb, background = rgb.clamp(0.0, 1.0), background.expand_as(rgb)
@@ -321,19 +321,18 @@ class SplatModel(SplatfactoModel):
         if not self.training:
             return losses
         config = self.config
-        if not self.trains_splats():
+        if self.trains_splats():
+            if config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
+                losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
+            losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
+        else:
             # Where language is not trained either, there must be something that has a gradient.
             losses["main_loss"] = losses["main_loss"].detach() + torch.zeros((), device=self.device, requires_grad=True)
-        elif config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
-            losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
-        if self.trains_splats():
-            losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
         self.camera_optimizer.get_loss_dict(losses)
         losses.update(self.heads.losses(self.step, outputs, self._targets(batch), self.splat_params()))
         return losses
 
     def get_metrics_dict(self, outputs, batch) -> Dict[str, Any]:
-        # nerfstudio asks for metrics before losses, and both look at the same pair: it must keep its graph.
         prediction, target = self._prediction_and_target(outputs, batch)
         metrics: Dict[str, Any] = {"psnr": psnr(prediction, target).detach(), "gaussian_count": self.num_points}
         self.camera_optimizer.get_metrics_dict(metrics)
@@ -353,7 +352,8 @@ class SplatModel(SplatfactoModel):
         return Targets(batch, self._factor(*batch["image"].shape[:2]), self.device)
 
     def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
-        """Drawn picture and photograph [H, W, 3], black where the mask is off. Made once a step."""
+        """Drawn picture and photograph [H, W, 3], black where the mask is off. Made once a step, for
+        metrics and then for losses: it must keep its graph."""
         if "_compared" not in batch:
             targets = self._targets(batch)
             target = self.composite_with_background(targets["image"], outputs["background"])
@@ -386,7 +386,10 @@ class SplatModel(SplatfactoModel):
     def update_to_step(self, step: int) -> None:
         self.step = step
 
-    # ---- views for nerfstudio's exporter
+    # ---- for exporters
+
+    def exported_params(self, camera: Optional[Cameras] = None) -> Dict[str, Tensor]:
+        return self.splat_params(camera)  # Models whose splats have no colours make some.
 
     @property
     def colors(self) -> Tensor:

@@ -37,6 +37,7 @@ class SplatPipeline(VanillaPipeline):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.datamanager.pictures_at = self.model.pictures_at  # type: ignore[assignment, union-attr]
         compat.let_viewers_start_beside_other_processes()
 
     @torch.no_grad()

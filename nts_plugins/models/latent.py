@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Splats in the latent space of a picture codec.
+
+Class paths in this module are written into every run's config.yml: they are a public interface.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple, Type
+
+import torch
+import torch.nn.functional as F
+from nerfstudio.cameras.cameras import Cameras
+from torch import Tensor, nn
+from torch.nn import Parameter
+
+from nts_plugins.appearance.background import Background
+from nts_plugins.data.cameras import View, view_of
+from nts_plugins.data.latent_data import SceneLatents, padded_picture
+from nts_plugins.encoders.latent_space import AlignedDecoder, LatentSpace
+from nts_plugins.encoders.latents import Bounded, LatentCodec, MinMax
+from nts_plugins.errors import InputError
+from nts_plugins.evaluation.images import compare
+from nts_plugins.evaluation.metrics import psnr
+from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
+from nts_plugins.models._initial import SeedPoints, initial_splats
+from nts_plugins.models.splat import SplatModel, SplatModelConfig
+from nts_plugins.rasterization import Raster
+from nts_plugins.viewer.pca import PcaColors
+
+DECODER = "latent_decoder"
+"""The name of the decoder's optimizer."""
+
+
+class LatentBackground(Background):
+    """What is behind splats of latents: the numbers of a picture that has one colour everywhere.
+
+    Args:
+        data_color: that colour, as the data names it; None for black.
+        codec: makes latents of it.
+        space: makes numbers of these.
+    """
+
+    def __init__(self, data_color: Optional[Sequence[float]], codec: LatentCodec, space: LatentSpace) -> None:
+        super().__init__("data", data_color)
+        self._codec, self._space = codec, space
+        self._known: Tuple[Optional[Tensor], Optional[Tensor]] = (None, None)
+
+    def in_training(self, device: torch.device) -> Tensor:
+        """[D] numbers of a training step."""
+        return self._numbers(super().in_training(device))
+
+    def on_show(self, device: torch.device) -> Tensor:
+        """[D] numbers of a picture that is not for training."""
+        return self._numbers(self.color(device))
+
+    def color(self, device: torch.device) -> Tensor:
+        """[3] of a picture that is not for training."""
+        return super().on_show(device)
+
+    @torch.no_grad()
+    def _numbers(self, color: Tensor) -> Tensor:
+        known, latent = self._known
+        if known is None or latent is None or not torch.equal(known, color):
+            # Large enough that the codec does not see the border from the middle.
+            picture = color.view(1, 3, 1, 1).expand(1, 3, 16 * self._codec.factor, 16 * self._codec.factor)
+            latent = self._codec.encode(picture)[0, :, 8:9, 8:9].permute(1, 2, 0)
+            self._known = (color, latent)
+        return self._space.numbers(latent)[0, 0]
+
+
+@dataclass
+class LatentModelConfig(SplatModelConfig):
+    """Settings of :class:`LatentModel`."""
+
+    _target: Type = field(default_factory=lambda: LatentModel)
+    normalisation: Literal["min-max", "bounded"] = "min-max"
+    """How latents become numbers in [0, 1]: by the smallest and largest value of each channel in the training pictures,
+    or by a bounded function that is the same for all scenes."""
+    alignment_start: int = 20000
+    """First step in which splats stay as they are, and the decoder learns to make pictures of what they look like."""
+    novel_every: int = 8
+    """One in so many training pictures is kept from the splats until then, so that the decoder sees what they look like
+    where they were not trained, too. 0 keeps none."""
+
+
+class LatentModel(SplatModel):
+    """Splats whose colours are latents (Latent Radiance Fields, Zhou, Liu, Luo, Huang, ICLR 2025), drawn at the
+    latents' resolution and decoded.
+
+    Outputs are as large as the photograph: ``rgb`` is the decoded picture; ``latent_colors`` is one without a decoder,
+    linear in latents; ``latent_pca`` shows their three main directions. ``latent`` [h, w, D] are the numbers.
+
+    Raises:
+        InputError: also where a checkpoint has the latents of another codec.
+    """
+
+    config: LatentModelConfig  # type: ignore[assignment]
+    looks = {}
+
+    def populate_modules(self) -> None:
+        config, scene = self.config, self._scene
+        if config.exposure or config.num_downscales:
+            raise InputError(
+                "Latents have no exposure, and are small already: --pipeline.model.exposure and --pipeline.model."
+                "num-downscales are not for this method."
+            )
+        if config.novel_every == 1 or config.novel_every < 0 or config.alignment_start < 1:
+            raise InputError(
+                "--pipeline.model.novel-every must be 0 or at least 2, and --pipeline.model.alignment-start at least 1."
+            )
+        if config.background_color not in ("auto", "data"):
+            raise InputError(
+                "Pictures with alpha become latents over the data's own colour: --pipeline.model.background-color is "
+                "auto or data for this method, and --alpha-color of the data says which."
+            )
+        channels = scene.codec.channels
+        normaliser = MinMax(channels) if config.normalisation == "min-max" else Bounded()
+        self.space, self.pca = LatentSpace(channels, normaliser), PcaColors(channels)
+        if scene.maps:
+            maps = [each.cpu() for each in scene.maps]
+            self.space.fit(maps, [each.cpu() for each in scene.colors])
+            self.pca.fit(torch.cat([self.space.numbers(each).flatten(0, 1) for each in maps]))
+        super().populate_modules()
+        self.decoder = AlignedDecoder(scene.codec)
+        self.background = LatentBackground(self.kwargs["metadata"].get("alpha_color"), scene.codec, self.space)
+
+    @property
+    def _scene(self) -> SceneLatents:
+        return self.kwargs["metadata"]["latents"]
+
+    @property
+    def codec(self) -> LatentCodec:
+        """As it came; see :class:`~nts_plugins.encoders.latent_space.AlignedDecoder` for what is trained."""
+        return self.decoder.codec
+
+    def first_splats(  # type: ignore[override]
+        self, config: Any, seed_points: Optional[SeedPoints], metadata: Mapping[str, Any]
+    ) -> Dict[str, Tensor]:
+        """Splats of the seed points, whose latents are those that pictures have where they have such colours."""
+        splats = initial_splats(config, seed_points, metadata)
+        numbers = self.space.numbers_of(sh_to_rgb(splats["features_dc"]))
+        rest = splats["features_rest"]
+        return {
+            **splats,
+            "features_dc": rgb_to_sh(numbers),
+            "features_rest": rest.new_zeros(*rest.shape[:2], numbers.shape[-1]),
+        }
+
+    # ---- what is trained
+
+    def trains_splats(self) -> bool:
+        return self.step < self.config.alignment_start
+
+    def pictures_at(self, step: int) -> Optional[Sequence[int]]:
+        every, count = self.config.novel_every, self.num_train_data
+        if every == 0 or count <= every or step >= self.config.alignment_start:
+            return None
+        return [number for number in range(count) if number % every != every // 2]
+
+    def get_param_groups(self) -> Dict[str, List[Parameter]]:
+        return {**super().get_param_groups(), DECODER: list(self.decoder.parameters())}
+
+    def step_cb(self, optimizers: Any, step: int) -> None:
+        super().step_cb(optimizers, step)
+        if not self.trains_splats():
+            from nts_plugins.kernels.threads import share_with_torch  # numba, which recipes must not import
+
+            share_with_torch()
+
+    # ---- from a camera to pictures
+
+    def _view(self, camera: Cameras, camera_to_worlds: Tensor) -> View:
+        factor = self.codec.factor
+        view = view_of(camera, camera_to_worlds)
+        scale = view.Ks.new_tensor([1.0 / factor, 1.0 / factor, 1.0])
+        size = (-(-view.width // factor), -(-view.height // factor))
+        return View(view.viewmats, view.Ks * scale[:, None], *size, view.times)
+
+    def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor, camera: Cameras) -> Dict[str, Tensor]:
+        outputs = super()._pictures(rgb, raster, background, camera)
+        outputs["latent"] = rgb
+        if self.training and self.trains_splats():
+            return outputs
+        size = int(camera.height.reshape(-1)[0]), int(camera.width.reshape(-1)[0])
+        outputs["rgb"] = self.decoded(rgb, size, self.decoder)
+        outputs["background"] = self.background.color(rgb.device).expand(*size, 3)
+        if self.training:
+            return outputs
+        outputs["rgb"] = outputs["rgb"].clamp(0.0, 1.0)
+        for name in ("accumulation", "depth"):
+            if name in outputs:
+                outputs[name] = self._enlarged(outputs[name], size)
+        outputs["latent_colors"] = self._enlarged(self.space.colors(rgb).clamp(0.0, 1.0), size)
+        outputs["latent_pca"] = self._enlarged(self.pca(rgb), size)
+        return outputs
+
+    def decoded(self, numbers: Tensor, size: Tuple[int, int], decoder: nn.Module) -> Tensor:
+        """[H, W, 3] of drawn numbers [h, w, D]; not clamped. Differentiable."""
+        latents = self.space.latents(numbers).permute(2, 0, 1)[None]
+        return decoder(latents)[0].permute(1, 2, 0)[: size[0], : size[1]]
+
+    def _enlarged(self, picture: Tensor, size: Tuple[int, int]) -> Tensor:
+        factor = self.codec.factor
+        return picture.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)[: size[0], : size[1]]
+
+    # ---- losses and metrics
+
+    def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+        if not (self.training and self.trains_splats()):
+            return super()._prediction_and_target(outputs, batch)
+        if "_compared" not in batch:
+            prediction, target = outputs["latent"], self.space.numbers(batch["latents"].to(self.device))
+            if "mask" in batch:
+                padded = padded_picture(batch["mask"].to(self.device).float(), self.codec.factor)
+                mask = F.avg_pool2d(padded, self.codec.factor)[0, 0, ..., None] >= 0.5
+                prediction, target = prediction * mask, target * mask
+            batch["_compared"] = (prediction, target)
+        return batch["_compared"]
+
+    def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
+        if not self.training or self.trains_splats():
+            return super().get_loss_dict(outputs, batch, metrics_dict)
+        prediction, target = self._prediction_and_target(outputs, batch)
+        return {"alignment_loss": (prediction - target).abs().mean()}
+
+    @torch.no_grad()
+    def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
+        """Numbers and pictures of one evaluation view: photograph, drawn, and what the codec makes of the photograph.
+
+        Besides those of the drawn picture there are ``raw_*``, of the same latents under the codec's own decoder;
+        ``ceiling_*``, of the codec's picture of the photograph; and ``latent_psnr``, of the numbers.
+        """
+        metrics, pictures = super().get_image_metrics_and_images(outputs, batch)
+        target, size = pictures["img"][:, : outputs["rgb"].shape[1]], outputs["rgb"].shape[:2]
+        latents = self.codec.encode(padded_picture(target, self.codec.factor))
+        ceiling = self.codec.decode(latents)[0].permute(1, 2, 0)[: size[0], : size[1]].clamp(0.0, 1.0)
+        raw = self.decoded(outputs["latent"], (size[0], size[1]), self.codec).clamp(0.0, 1.0)
+        for name, picture in (("raw", raw), ("ceiling", ceiling)):
+            own = compare(picture, target, self.lpips)
+            metrics.update({f"{name}_{key}": value for key, value in own.items()})
+        numbers = self.space.numbers(latents[0].permute(1, 2, 0))
+        metrics["latent_psnr"] = float(psnr(outputs["latent"], numbers))
+        pictures["img"] = torch.cat([pictures["img"], ceiling], dim=1)
+        return metrics, pictures
+
+    # ---- checkpoints
+
+    def get_extra_state(self) -> Dict[str, Any]:
+        return {**super().get_extra_state(), "codec": self.codec.name, "channels": self.codec.channels}
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any):  # type: ignore[override]
+        """As of the base class.
+
+        Raises:
+            InputError: also where the checkpoint's latents are of another codec.
+        """
+        state = state_dict.get("_extra_state") or {}
+        own = (self.codec.name, self.codec.channels)
+        if "codec" in state and (state["codec"], state["channels"]) != own:
+            raise InputError(
+                f"The checkpoint has latents of the codec {state['codec']}, of {state['channels']} channels, and the "
+                f"codec here is {own[0]}, of {own[1]}. Name the other one with --pipeline.datamanager.codec.name."
+            )
+        return super().load_state_dict(state_dict, **kwargs)
+
+    # ---- for exporters, whose files hold colours: those that are linear in latents
+
+    def exported_params(self, camera: Optional[Cameras] = None) -> Dict[str, Tensor]:
+        params = self.splat_params(camera)
+        # Harmonics are linear, too, and only their constant takes part in what the map adds.
+        numbers, axes = params["features_dc"], self.space.to_colors[:-1]
+        colors = self.space.colors(sh_to_rgb(numbers))
+        return {**params, "features_dc": rgb_to_sh(colors), "features_rest": params["features_rest"] @ axes}
+
+    @property
+    def colors(self) -> Tensor:
+        return self.space.colors(sh_to_rgb(self.features_dc))
+
+    @property
+    def shs_0(self) -> Tensor:
+        return self.exported_params()["features_dc"]
+
+    @property
+    def shs_rest(self) -> Tensor:
+        return self.exported_params()["features_rest"]
