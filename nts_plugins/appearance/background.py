@@ -33,7 +33,11 @@ class Background:
         return torch.rand(3, device=device) if self.is_random else self._own.to(device)
 
     def on_show(self, device: torch.device) -> Tensor:
-        """[3] colour of a picture that is not for training."""
+        """[3] what to draw behind the splats in a picture that is not for training."""
+        return self.color(device)
+
+    def color(self, device: torch.device) -> Tensor:
+        """[3] colour that is seen there."""
         return self._shown.to(device)
 
     def show(self, color: Tensor) -> None:

@@ -62,7 +62,7 @@ class Export:
             params,
             textures,
             antialiased=model.config.rasterize_mode == "antialiased",
-            background=model.background.on_show("cpu"),
+            background=model.background.color("cpu"),
             about={
                 "textures_seen_from": seen_from,
                 "step": model.step,

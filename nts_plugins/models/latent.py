@@ -53,10 +53,6 @@ class LatentBackground(Background):
         """[D] numbers of a picture that is not for training."""
         return self._numbers(self.color(device))
 
-    def color(self, device: torch.device) -> Tensor:
-        """[3] of a picture that is not for training."""
-        return super().on_show(device)
-
     @torch.no_grad()
     def _numbers(self, color: Tensor) -> Tensor:
         known, latent = self._known
@@ -81,6 +77,8 @@ class LatentModelConfig(SplatModelConfig):
     novel_every: int = 8
     """One in so many training pictures is kept from the splats until then, so that the decoder sees what they look like
     where they were not trained, too. 0 keeps none."""
+    alignment_crop: int = 16
+    """The decoder learns from squares of so many latents a side, elsewhere in each step; 0 takes whole pictures."""
 
 
 class LatentModel(SplatModel):
@@ -182,6 +180,8 @@ class LatentModel(SplatModel):
         if self.training and self.trains_splats():
             return outputs
         size = int(camera.height.reshape(-1)[0]), int(camera.width.reshape(-1)[0])
+        if self.training:
+            rgb, size, outputs["corner"] = self._somewhere(rgb, size)
         outputs["rgb"] = self.decoded(rgb, size, self.decoder)
         outputs["background"] = self.background.color(rgb.device).expand(*size, 3)
         if self.training:
@@ -199,6 +199,17 @@ class LatentModel(SplatModel):
         latents = self.space.latents(numbers).permute(2, 0, 1)[None]
         return decoder(latents)[0].permute(1, 2, 0)[: size[0], : size[1]]
 
+    def _somewhere(self, numbers: Tensor, size: Tuple[int, int]) -> Tuple[Tensor, Tuple[int, int], Tensor]:
+        """A square of drawn numbers, the size of its picture in pixels, and where that begins: row and column."""
+        crop, factor = self.config.alignment_crop or max(numbers.shape[:2]), self.codec.factor
+        sides = [min(crop, side) for side in numbers.shape[:2]]
+        corner = [int(torch.randint(whole - part + 1, ())) for whole, part in zip(numbers.shape, sides, strict=False)]
+        part = numbers[corner[0] : corner[0] + sides[0], corner[1] : corner[1] + sides[1]]
+        height, width = (
+            min(factor * side, whole - factor * at) for side, whole, at in zip(sides, size, corner, strict=True)
+        )
+        return part, (height, width), factor * torch.tensor(corner)
+
     def _enlarged(self, picture: Tensor, size: Tuple[int, int]) -> Tensor:
         factor = self.codec.factor
         return picture.repeat_interleave(factor, dim=0).repeat_interleave(factor, dim=1)[: size[0], : size[1]]
@@ -206,16 +217,27 @@ class LatentModel(SplatModel):
     # ---- losses and metrics
 
     def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
-        if not (self.training and self.trains_splats()):
+        """In training drawn numbers and those of the picture [h, w, D]; later parts of decoded and true picture."""
+        if not self.training:
             return super()._prediction_and_target(outputs, batch)
         if "_compared" not in batch:
-            prediction, target = outputs["latent"], self.space.numbers(batch["latents"].to(self.device))
-            if "mask" in batch:
-                padded = padded_picture(batch["mask"].to(self.device).float(), self.codec.factor)
-                mask = F.avg_pool2d(padded, self.codec.factor)[0, 0, ..., None] >= 0.5
-                prediction, target = prediction * mask, target * mask
-            batch["_compared"] = (prediction, target)
+            pair = self._numbers(outputs, batch) if self.trains_splats() else self._part(outputs, batch)
+            batch["_compared"] = pair
         return batch["_compared"]
+
+    def _numbers(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+        prediction, target = outputs["latent"], self.space.numbers(batch["latents"].to(self.device))
+        if "mask" not in batch:
+            return prediction, target
+        padded = padded_picture(batch["mask"].to(self.device).float(), self.codec.factor)
+        mask = F.avg_pool2d(padded, self.codec.factor)[0, 0, ..., None] >= 0.5
+        return prediction * mask, target * mask
+
+    def _part(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
+        (top, left), (height, width) = outputs["corner"].tolist(), outputs["rgb"].shape[:2]
+        maps = {name: batch[name] for name in ("image", "mask") if name in batch}
+        part = {name: value[top : top + height, left : left + width] for name, value in maps.items()}
+        return super()._prediction_and_target(outputs, part)
 
     def get_loss_dict(self, outputs, batch, metrics_dict=None) -> Dict[str, Tensor]:
         if not self.training or self.trains_splats():

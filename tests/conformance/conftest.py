@@ -55,6 +55,9 @@ def busy_options(method: str) -> List[str]:
         busy += ["--pipeline.model.language.sparse.words", "8"]
     if getattr(model, "splats_stop_step", None) is not None:
         busy += ["--pipeline.model.splats-stop-step", "110"]
+    if hasattr(pipeline.datamanager, "codec"):
+        busy += ["--pipeline.datamanager.codec.name", "tests.encoders.small:block_codec"]
+        busy += ["--pipeline.model.alignment-start", "110"]
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
     if pipeline.datamanager.train_views is not None:

@@ -3,9 +3,11 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, Optional
 
 import torch
+
+from nts_plugins.encoders.latents import LatentCodec, Posterior
 
 
 def clip(name: str = "small random", *, width: int = 24, side: int = 32) -> Any:
@@ -81,3 +83,37 @@ def sam_model() -> Any:
             iou_head_hidden_dim=16,
         ),
     ).eval()
+
+
+class BlockCodec(LatentCodec):
+    """Pictures of half the size, with a fourth channel for the difference of neighbours; a decoder of four numbers for
+    each pixel of a block, which begin as the colour alone."""
+
+    def __init__(self) -> None:
+        super().__init__("blocks", 4, 2)
+        self.gain = torch.nn.Parameter(torch.ones(1))
+        self.decoder = torch.nn.Conv2d(4, 12, 1)
+        with torch.no_grad():
+            self.decoder.weight.zero_()
+            self.decoder.bias.zero_()
+            for colour in range(3):
+                self.decoder.weight[4 * colour : 4 * colour + 4, colour] = 1.0
+
+    def _posterior(self, pictures: torch.Tensor) -> Posterior:
+        mean = torch.nn.functional.avg_pool2d(pictures, 2)
+        across = (pictures[:, :, ::2, 1::2] - pictures[:, :, ::2, ::2]).mean(dim=1, keepdim=True)
+        return Posterior(self.gain * torch.cat([mean, across], dim=1))
+
+    def _decoded(self, latents: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.pixel_shuffle(self.decoder(latents), 2)
+
+    def encoder_parameters(self) -> Iterator[torch.nn.Parameter]:
+        yield self.gain
+
+    def decoder_parameters(self) -> Iterator[torch.nn.Parameter]:
+        return self.decoder.parameters()
+
+
+def block_codec(folder: Optional[Path], option: str) -> BlockCodec:
+    """A loader, as ``--pipeline.datamanager.codec.name tests.encoders.small:block_codec`` asks for."""
+    return BlockCodec()
