@@ -7,8 +7,10 @@ from typing import Any
 from nts_plugins.errors import InputError
 
 
-def load_run(config: Path) -> Any:
-    """The pipeline of the run that a ``config.yml`` belongs to, with its newest checkpoint and without its pictures.
+def load_run(config: Path, with_pictures: bool = False) -> Any:
+    """The pipeline of the run that a ``config.yml`` belongs to, with its newest checkpoint.
+
+    Pictures are there only ``with_pictures``; scenes whose pictures are gone can be loaded without.
 
     As with nerfstudio's commands, a run in a relative folder is found from the folder that it was trained in, and the
     file can run code: load only what you trust.
@@ -25,7 +27,7 @@ def load_run(config: Path) -> Any:
 
     from nts_plugins.models.splat import SplatModel
 
-    pipeline = eval_setup(config, test_mode="inference")[1]
+    pipeline = eval_setup(config, test_mode="test" if with_pictures else "inference")[1]
     if not isinstance(pipeline.model, SplatModel):
         raise InputError(f"{config} is of a method without splats of this package ({type(pipeline.model).__name__}).")
     return pipeline

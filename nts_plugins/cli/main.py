@@ -17,12 +17,14 @@ from nts_plugins.cli.features import Features
 from nts_plugins.cli.mesh import Mesh
 from nts_plugins.cli.query import Query
 from nts_plugins.cli.sample import Sample
+from nts_plugins.cli.tune_codec import TuneCodec
 from nts_plugins.errors import InputError
 
 COMMANDS = {
     "sample": Sample,
     "features": Features,
     "query": Query,
+    "tune-codec": TuneCodec,
     "export": Export,
     "mesh": Mesh,
     "compare-geometry": CompareGeometry,

@@ -56,6 +56,10 @@ class KlCodec(LatentCodec):
             ) from error
         return cls(model, name)
 
+    def save(self, folder: Path) -> None:
+        """Write the model as diffusers does."""
+        self.model.save_pretrained(str(folder))
+
     def _posterior(self, pictures: Tensor) -> Posterior:
         found = self.model.encode(2.0 * pictures - 1.0).latent_dist
         return Posterior(found.mean, found.logvar)

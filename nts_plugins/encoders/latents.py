@@ -7,6 +7,7 @@ Latent Radiance Fields (Zhou, Liu, Luo, Huang, ICLR 2025, arXiv 2502.09613) draw
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Iterator, Optional
 
 import torch
@@ -79,6 +80,14 @@ class LatentCodec(nn.Module, ABC):
     def forward(self, latents: Tensor) -> Tensor:
         """:meth:`decode`, for ``torch.func.functional_call``."""
         return self.decode(latents)
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a folder, from which ``load_codec`` reads them again with the codec's name.
+
+        Raises:
+            InputError: where the codec does not say how.
+        """
+        raise InputError(f"{self.name} cannot be written: {type(self).__name__} has no method save.")
 
     @abstractmethod
     def _posterior(self, pictures: Tensor) -> Posterior: ...

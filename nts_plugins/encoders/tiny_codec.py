@@ -103,6 +103,11 @@ class TinyCodec(LatentCodec):
                 raise InputError(f"{path} does not hold the weights of a tiny codec: {said[-1].strip()}") from error
         return codec
 
+    def save(self, folder: Path) -> None:
+        """Write both files, as they are published but in float32."""
+        for part, path in zip((self.encoder, self.decoder), files_in(folder, self.name), strict=True):
+            torch.save(part.state_dict(), path)
+
     def _posterior(self, pictures: Tensor) -> Posterior:
         return Posterior(self.encoder(pictures))
 
