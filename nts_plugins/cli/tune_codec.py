@@ -83,7 +83,7 @@ class TuneCodec:
         other = [name for name, value in about.items() if earlier.get(name) != json.loads(json.dumps(value))]
         if other:
             raise InputError(
-                f"{target} was begun with another {describe(other)}. Choose another --output-dir, or remove it."
+                f"{target} was begun with other settings: {describe(other)}. Choose another --output-dir, or remove it."
             )
 
     def _resume(self, target: Path, about: Dict[str, Any], tuning: Any) -> None:

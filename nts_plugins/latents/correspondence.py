@@ -42,7 +42,7 @@ def pose_distances(viewmats: Tensor) -> Tensor:
     viewmats = viewmats.double()
     relative = viewmats[:, None] @ torch.linalg.inv(viewmats)[None]
     lengths = relative[..., :3, 3].norm(dim=-1)
-    apart = lengths[lengths > 0]
+    apart = lengths[lengths > 1e-6 * lengths.max()]
     unit = apart.median() if len(apart) else lengths.new_ones(())
     turned = relative[..., :3, :3] - torch.eye(3, dtype=torch.float64)
     return (turned.square().sum(dim=(-2, -1)) + (lengths / unit).square()).sqrt().float()

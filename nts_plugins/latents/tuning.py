@@ -24,8 +24,8 @@ from nts_plugins.errors import InputError
 from nts_plugins.latents.correspondence import PosedPicture, neighbours, pair_weights, places_in, pose_distances
 from nts_plugins.latents.settings import TuningSettings
 
-LEAST_MATCHES = 8
-"""Of two crops, below which they are no pair."""
+LEAST_SHARE = 0.125
+"""Of a square's latents must be seen in the other one too, for the two to be a pair."""
 TRIES = 200
 """To find a pair, before the views are said not to overlap."""
 
@@ -97,7 +97,7 @@ class Pairs:
         cells = torch.cartesian_prod(*[torch.arange(self._side // self._factor)] * 2)
         points = self._factor * (cells.flip(1) + 0.5) + torch.tensor([corner[1], corner[0]])
         places, same = places_in(here, there, points)
-        if int(same.sum()) < LEAST_MATCHES:
+        if float(same.float().mean()) < LEAST_SHARE:
             return None
         middle = places[same].median(dim=0).values.flip(0)
         other = [
@@ -108,7 +108,7 @@ class Pairs:
         # Interpolation needs a latent on each side.
         margin = self._factor / 2
         same &= ((places >= margin) & (places <= self._side - margin)).all(dim=1)
-        if int(same.sum()) < LEAST_MATCHES:
+        if float(same.float().mean()) < LEAST_SHARE:
             return None
         crops = torch.stack([self._crop(here, corner), self._crop(there, other)])
         return Pair(crops, cells[same], places[same], float(self._weights[number][first, second]))
