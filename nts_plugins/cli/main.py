@@ -10,6 +10,7 @@ from typing import Optional, Sequence
 
 import tyro
 
+from nts_plugins.cli.align_codec import AlignCodec
 from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.doctor import Doctor
 from nts_plugins.cli.export import Export
@@ -25,6 +26,7 @@ COMMANDS = {
     "features": Features,
     "query": Query,
     "tune-codec": TuneCodec,
+    "align-codec": AlignCodec,
     "export": Export,
     "mesh": Mesh,
     "compare-geometry": CompareGeometry,

@@ -24,3 +24,17 @@ class TuningSettings:
     """A view is compared with one of so many nearest ones."""
     seed: int = 0
     """Of the order of squares."""
+
+
+@dataclass
+class AlignmentSettings:
+    """How a decoder is aligned with latents as splats draw them."""
+
+    steps: int = 10000
+    """Each looks at a square of one picture that splats were trained on, and of one that they were not."""
+    crop: int = 32
+    """Latents along a side of the square, at most."""
+    lr: float = 1e-4
+    """Of Adam; it falls to a tenth."""
+    seed: int = 0
+    """Of the order of squares."""

@@ -194,6 +194,13 @@ class LatentModel(SplatModel):
         outputs["latent_pca"] = self._enlarged(self.pca(rgb), size)
         return outputs
 
+    @torch.no_grad()
+    def drawn_numbers(self, camera: Cameras) -> Tensor:
+        """[h, w, D] what a camera sees, without decoding it."""
+        params, view = self.splat_params(camera), self._view(camera, camera.camera_to_worlds[..., :3, :4])
+        background = self.background.on_show(self.device)
+        return self._draw(self._gaussians(params), params, [], view, background=background)[0].colors[0]
+
     def decoded(self, numbers: Tensor, size: Tuple[int, int], decoder: nn.Module) -> Tensor:
         """[H, W, 3] of drawn numbers [h, w, D]; not clamped. Differentiable."""
         latents = self.space.latents(numbers).permute(2, 0, 1)[None]

@@ -137,8 +137,8 @@ def test_the_command_tunes_resumes_and_says_what_for(run: Path, tmp_path: Path, 
     assert main(one) == 0
     assert f"--pipeline.datamanager.codec.weights {tmp_path / 'one'}" in capsys.readouterr().out
     names = {path.name for path in (tmp_path / "one").iterdir()}
-    assert names == {"taesd_encoder.pth", "taesd_decoder.pth", "tuning.json"}
-    about = json.loads((tmp_path / "one" / "tuning.json").read_text())
+    assert names == {"taesd_encoder.pth", "taesd_decoder.pth", "training.json"}
+    about = json.loads((tmp_path / "one" / "training.json").read_text())
     assert about["steps"] == 4 and about["last"]["correspondence"] > 0
     tuned, before = (load_codec(CodecSettings("taesd", folder)) for folder in (tmp_path / "one", weights))
     picture = torch.rand(1, 3, 16, 16)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A decoder that makes pictures of latents as splats draw them.
+
+Latent Radiance Fields (Zhou, Liu, Luo, Huang, ICLR 2025, arXiv 2502.09613), stage III: splatted latents of many scenes,
+from cameras that the splats were trained on and from others, and
+
+    l_train |D(Z_train) - I_train|_1 + l_novel |D(Z_novel) - I_novel|_1
+
+over the decoder D. Both weights are 1 here; the paper does not say them. Within one scene the method does the same
+while it trains (:mod:`nts_plugins.models.latent`).
+"""
+
+import random
+from dataclasses import dataclass
+from typing import Any, Dict, List, Sequence
+
+import torch
+from torch import Tensor
+
+from nts_plugins.encoders.latents import LatentCodec
+from nts_plugins.errors import InputError
+from nts_plugins.latents.settings import AlignmentSettings
+
+
+@dataclass(frozen=True)
+class LatentPicture:
+    """What splats draw for a camera, and the photograph that it took."""
+
+    latents: Tensor
+    """[D, h, w] as the codec has them."""
+    picture: Tensor
+    """[H, W, 3] uint8, as large as the decoded latents or a little smaller."""
+    novel: bool
+    """Whether splats were trained without it."""
+
+
+class DecoderAlignment:
+    """The training of a codec's decoder, a step at a time.
+
+    Args:
+        codec: changed in place, but for its encoder.
+        pictures: of all scenes.
+        settings: rates and steps.
+
+    Raises:
+        InputError: where no picture is a new view, or latents are of another codec.
+    """
+
+    def __init__(self, codec: LatentCodec, pictures: Sequence[LatentPicture], settings: AlignmentSettings) -> None:
+        self._groups: List[List[LatentPicture]] = [
+            [each for each in pictures if each.novel == novel] for novel in (0, 1)
+        ]
+        if not all(self._groups):
+            raise InputError(
+                "Splats were trained on all pictures, and nothing tells how their latents look elsewhere. Train them "
+                "with --pipeline.model.novel-every 8, or let held-out pictures count (no --no-held-out)."
+            )
+        other = {len(each.latents) for each in pictures} - {codec.channels}
+        if other:
+            raise InputError(f"{codec.name} has latents of {codec.channels} channels, and a scene has {min(other)}.")
+        self.codec, self._settings = codec, settings
+        self._parameters = list(codec.decoder_parameters())
+        for parameter in self._parameters:
+            parameter.requires_grad_(True)
+        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr)
+        self.done = 0
+
+    @property
+    def finished(self) -> bool:
+        return self.done >= self._settings.steps
+
+    def step(self) -> Dict[str, float]:
+        """Train on a part of one picture of each kind; both errors."""
+        draw = random.Random(f"{self._settings.seed} {self.done}")
+        terms = {
+            name: self._error(draw.choice(own), draw)
+            for name, own in zip(("train", "novel"), self._groups, strict=True)
+        }
+        self._optimizer.zero_grad()
+        torch.stack(list(terms.values())).sum().backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._settings.lr * 0.1 ** (self.done / max(1, self._settings.steps))
+        self._optimizer.step()
+        self.done += 1
+        return {name: float(value.detach()) for name, value in terms.items()}
+
+    def _error(self, picture: LatentPicture, draw: random.Random) -> Tensor:
+        """Mean absolute error of a decoded square."""
+        device, factor = self._parameters[0].device, self.codec.factor
+        sides = [min(self._settings.crop, side) for side in picture.latents.shape[1:]]
+        row, column = (
+            draw.randrange(whole - side + 1) for whole, side in zip(picture.latents.shape[1:], sides, strict=True)
+        )
+        latents = picture.latents[:, row : row + sides[0], column : column + sides[1]].to(device)
+        top, left = factor * row, factor * column
+        target = picture.picture[top : top + factor * sides[0], left : left + factor * sides[1]]
+        target = target.to(device).permute(2, 0, 1).float() / 255.0
+        decoded = self.codec.decode(latents[None])[0, :, : target.shape[1], : target.shape[2]]
+        return (decoded - target).abs().mean()
+
+    def state_dict(self) -> Dict[str, Any]:
+        """What goes on from here needs; plain tensors and numbers."""
+        return {"done": self.done, "codec": self.codec.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: Dict[str, Any]) -> None:
+        self.done = int(state["done"])
+        self.codec.load_state_dict(state["codec"])
+        self._optimizer.load_state_dict(state["optimizer"])
