@@ -73,9 +73,9 @@ WALLS = (
         example="def f():\n    from nerfstudio.cameras import cameras",
     ),
     Wall(
-        rooms=("nts_plugins.encoders",),
+        rooms=("nts_plugins.encoders", "nts_plugins.latents"),
         forbidden=("nts_plugins.models", "nts_plugins.heads", "nts_plugins.rasterization"),
-        why="extraction must run alone, also on another machine",
+        why="extraction, and the training of encoders, must run alone, also on another machine",
         example="from nts_plugins import heads",
     ),
     Wall(
