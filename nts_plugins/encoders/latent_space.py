@@ -10,8 +10,8 @@ from torch.nn import Parameter
 
 from nts_plugins.encoders.latents import Bounded, LatentCodec, MinMax
 
-_RIDGE = 1e-4
-"""Of the squared numbers, added to them where colours are fitted: channels of a scene may say the same."""
+_RIDGE = 1e-6
+"""Share of the variance, added to it where colours are fitted: channels of a scene may say the same."""
 
 
 class LatentSpace(nn.Module):
@@ -70,10 +70,14 @@ class LatentSpace(nn.Module):
 
 def _linear(given: Tensor, wanted: Tensor) -> Tensor:
     """[A + 1, B] the affine map of least squares from [N, A] to [N, B]; float64."""
-    given = torch.cat([given, torch.ones_like(given[:, :1])], dim=1)
-    gram = given.T @ given
-    gram.diagonal()[:-1].add_(_RIDGE * gram.diagonal()[:-1].mean())
-    return torch.linalg.solve(gram, given.T @ wanted)
+    # Numbers of bounded latents lie close together around 0.5, so that only what is left without their mean says much.
+    mean, target = given.mean(dim=0), wanted.mean(dim=0)
+    centred = given - mean
+    gram = centred.T @ centred
+    ridge = _RIDGE * gram.diagonal().mean()
+    gram.diagonal().add_(ridge if ridge > 0 else 1.0)  # A scene may be the same everywhere.
+    slope = torch.linalg.solve(gram, centred.T @ (wanted - target))
+    return torch.cat([slope, (target - mean @ slope)[None]])
 
 
 class AlignedDecoder(nn.Module):

@@ -68,6 +68,9 @@ class Steps:
         self.optimizers = {name: AdamConfig(lr=lr).setup(each) for name, each in groups.items()}
         self.step = 0
 
+    def picture(self, angle: float, time: float) -> Dict[str, Any]:
+        return picture(angle, time)
+
     def run(self, count: int, **batch: Any) -> Tensor:
         """Train; returns the total loss of each step."""
         losses = []
@@ -76,7 +79,7 @@ class Steps:
             self.model.step_cb(SimpleNamespace(optimizers=self.optimizers), self.step)  # type: ignore[arg-type]
             angle = 2 * math.pi * (self.step % 4) / 4
             time = self.step % 4 / 3 if self.moving else None
-            data = {**picture(angle, time or 0.0), **batch}
+            data = {**self.picture(angle, time or 0.0), **batch}
             outputs = self.model(camera(angle, index=self.step % 4, time=time))
             self.model.get_metrics_dict(outputs, data)
             loss = sum(self.model.get_loss_dict(outputs, data).values())
