@@ -12,6 +12,8 @@ that are finished are not measured again. Pictures go below the folder of work.
 """
 
 import os
+import re
+import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -88,6 +90,7 @@ def measure(options: Options, scene: str, seed: int) -> Dict[str, Any]:
     colors, usage = trained("splat", "colors", options.colors, scaled, full)
     row.update(_scored(colors, "colours", options.scale, folder / "pictures"))
     row["colours s"] = usage.seconds
+    row["colours ms"] = _milliseconds(folder / "logs" / "colors.log", options.colors)
     small, _ = trained("splat", "colors_eighth", options.colors, scaled, eighth)
     row.update(_scored(small, "colours / 8", options.scale, folder / "pictures"))
     tuned = folder / "codec"
@@ -105,6 +108,8 @@ def measure(options: Options, scene: str, seed: int) -> Dict[str, Any]:
             row[f"{both} {score}"] = found[score]
             row[f"ceiling of {name} {score}"] = found[f"ceiling_{score}"]
         row[f"{both} s"], row[f"{both} MiB"] = usage.seconds, usage.peak_mib
+        if codec is weights:
+            row["latents ms"] = _milliseconds(folder / "logs" / f"{run}.log", options.field)
     return row
 
 
@@ -113,6 +118,14 @@ def _logged(logs: Path, run: str, command: List[str]) -> Usage:
     usage = run_command(command, logs / f"{run}.log")
     print(f"    {run}: {time.perf_counter() - start:.0f} s", flush=True)
     return usage
+
+
+def _milliseconds(log: Path, until: int) -> float:
+    """Of an iteration, as ns-train says of the second half of those before one."""
+    said = re.findall(r"^(\d+) \([\d.]+%\)\s+(?:(\d+) s, )?([\d.]+) ms", log.read_text(errors="replace"), re.MULTILINE)
+    # A line is printed again while it scrolls up.
+    times = {int(step): 1000 * int(seconds or 0) + float(rest) for step, seconds, rest in said}
+    return statistics.median(time for step, time in times.items() if until / 2 <= step < until)
 
 
 def _scored(config: Path, name: str, scale: float, pictures: Path) -> Dict[str, float]:

@@ -165,8 +165,12 @@ def language_optimizers() -> Dict[str, Any]:
 
 
 def latent_optimizers() -> Dict[str, Any]:
-    """The rate at which a decoder learns what one scene's latents look like. The paper does not say its own."""
-    return {"latent_decoder": {"optimizer": AdamConfig(lr=1e-4), "scheduler": None}}
+    """The rate at which a decoder learns what one scene's latents look like, of which the paper says nothing; and that
+    of colours beside latents."""
+    return {
+        "latent_decoder": {"optimizer": AdamConfig(lr=1e-4), "scheduler": None},
+        "small_rgb": {"optimizer": AdamConfig(lr=2.5e-3), "scheduler": None},
+    }
 
 
 def on_surfaces(model: Model) -> Model:

@@ -236,9 +236,13 @@ class SplatDatamanager(FullImageDatamanager[SplatDataset]):
     def next_train(self, step: int) -> Tuple[Cameras, Batch]:
         if self.config.train_cameras_sampling_strategy == "random":
             return self._pair(self._train_cameras, self.cached_train, self.train_index(step))
-        index = self.train_unseen_cameras.pop(0)
-        if not self.train_unseen_cameras:
-            self.train_unseen_cameras = self.sample_train_cameras()
+        pictures = self.pictures_at(step) or range(len(self.train_dataset))
+        while True:
+            index = self.train_unseen_cameras.pop(0)
+            if not self.train_unseen_cameras:
+                self.train_unseen_cameras = self.sample_train_cameras()
+            if int(index) in pictures:
+                break
         return self._pair(self._train_cameras, self.cached_train, int(index))
 
     def next_eval_image(self, step: int) -> Tuple[Cameras, Batch]:

@@ -22,6 +22,8 @@ from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import psnr
 from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
+from nts_plugins.heads.base import FeatureHeadConfig
+from nts_plugins.heads.embedding import EmbeddingHeadConfig
 from nts_plugins.models._initial import SeedPoints, initial_splats
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Raster
@@ -29,6 +31,8 @@ from nts_plugins.viewer.pca import PcaColors
 
 DECODER = "latent_decoder"
 """The name of the decoder's optimizer."""
+COLORS = "small_rgb"
+"""The name of the head of colours, of its optimizer, and of small pictures in a batch."""
 
 
 class LatentBackground(Background):
@@ -79,6 +83,8 @@ class LatentModelConfig(SplatModelConfig):
     where they were not trained, too. 0 keeps none."""
     alignment_crop: int = 16
     """The decoder learns from squares of so many latents a side, elsewhere in each step; 0 takes whole pictures."""
+    with_colors: bool = False
+    """Splats also have colours, drawn in the same pass: ``small_rgb_feature`` [h, w, 3], as small as latents."""
 
 
 class LatentModel(SplatModel):
@@ -102,9 +108,10 @@ class LatentModel(SplatModel):
                 "Latents have no exposure, and are small already: --pipeline.model.exposure and --pipeline.model."
                 "num-downscales are not for this method."
             )
-        if config.novel_every == 1 or config.novel_every < 0 or config.alignment_start < 1:
+        if config.novel_every == 1 or min(config.novel_every, config.alignment_start - 1, config.alignment_crop) < 0:
             raise InputError(
-                "--pipeline.model.novel-every must be 0 or at least 2, and --pipeline.model.alignment-start at least 1."
+                "--pipeline.model.novel-every must be 0 or at least 2, --pipeline.model.alignment-start at least 1, "
+                "and --pipeline.model.alignment-crop at least 0."
             )
         if config.background_color not in ("auto", "data"):
             raise InputError(
@@ -144,6 +151,10 @@ class LatentModel(SplatModel):
             "features_rest": rest.new_zeros(*rest.shape[:2], numbers.shape[-1]),
         }
 
+    def head_configs(self) -> Dict[str, FeatureHeadConfig]:
+        own = {COLORS: EmbeddingHeadConfig(channels=3, target=COLORS, trains_geometry=True)}
+        return {**super().head_configs(), **(own if self.config.with_colors else {})}
+
     # ---- what is trained
 
     def trains_splats(self) -> bool:
@@ -151,7 +162,7 @@ class LatentModel(SplatModel):
 
     def pictures_at(self, step: int) -> Optional[Sequence[int]]:
         every, count = self.config.novel_every, self.num_train_data
-        if every == 0 or count <= every or step >= self.config.alignment_start:
+        if every == 0 or count < every or step >= self.config.alignment_start:
             return None
         return [number for number in range(count) if number % every != every // 2]
 
@@ -237,7 +248,8 @@ class LatentModel(SplatModel):
         if "mask" not in batch:
             return prediction, target
         padded = padded_picture(batch["mask"].to(self.device).float(), self.codec.factor)
-        mask = F.avg_pool2d(padded, self.codec.factor)[0, 0, ..., None] >= 0.5
+        # A latent is of all of its pixels, so that all of them must count.
+        mask = F.avg_pool2d(padded, self.codec.factor)[0, 0, ..., None] > 1.0 - 1e-4
         return prediction * mask, target * mask
 
     def _part(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:

@@ -205,12 +205,13 @@ class SplatModel(SplatfactoModel):
         """
         params = self._drawn_params(camera)
         heads = self.heads.trained_at(self.step) if self.training else self.heads.each()
+        fixed = self.training and not self.trains_splats()
         c2w = self.camera_optimizer.apply_to_camera(camera) if self.training else camera.camera_to_worlds[..., :3, :4]
+        c2w = c2w.detach() if fixed else c2w
         view = self._view(camera, c2w)
         background = (self.background.in_training if self.training else self.background.on_show)(self.device)
         with_depth = not self.training or self.config.output_depth_during_training
         # Heads that must not move splats are drawn apart in training; without gradients one pass serves all.
-        fixed = self.training and not self.trains_splats()
         joint = [head for head in heads if not self.training or fixed or head.config.trains_geometry]
         apart = [head for head in heads if head not in joint]
         gaussians = self._gaussians(params).detach() if fixed else self._gaussians(params)
@@ -325,10 +326,10 @@ class SplatModel(SplatfactoModel):
             if config.use_scale_regularization and self.step % config.scale_regularization_every == 0:
                 losses["scale_reg"] = needle_loss(self.scales, config.max_gauss_ratio)
             losses.update(self.strategy.losses(self.gauss_params, self.strategy_state, self.step, losses["main_loss"]))
+            self.camera_optimizer.get_loss_dict(losses)
         else:
             # Where language is not trained either, there must be something that has a gradient.
             losses["main_loss"] = losses["main_loss"].detach() + torch.zeros((), device=self.device, requires_grad=True)
-        self.camera_optimizer.get_loss_dict(losses)
         losses.update(self.heads.losses(self.step, outputs, self._targets(batch), self.splat_params()))
         return losses
 
@@ -352,8 +353,7 @@ class SplatModel(SplatfactoModel):
         return Targets(batch, self._factor(*batch["image"].shape[:2]), self.device)
 
     def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
-        """Drawn picture and photograph [H, W, 3], black where the mask is off. Made once a step, for
-        metrics and then for losses: it must keep its graph."""
+        """Drawn picture and photograph [H, W, 3], black where the mask is off. Made once a step: it has a graph."""
         if "_compared" not in batch:
             targets = self._targets(batch)
             target = self.composite_with_background(targets["image"], outputs["background"])
