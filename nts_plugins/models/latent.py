@@ -28,6 +28,7 @@ from nts_plugins.models._initial import SeedPoints, initial_splats
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Raster
 from nts_plugins.viewer.pca import PcaColors
+from nts_plugins.viewer.thread import in_motion
 
 DECODER = "latent_decoder"
 """The name of the decoder's optimizer."""
@@ -92,7 +93,8 @@ class LatentModel(SplatModel):
     latents' resolution and decoded.
 
     Outputs are as large as the photograph: ``rgb`` is the decoded picture; ``latent_colors`` is one without a decoder,
-    linear in latents; ``latent_pca`` shows their three main directions. ``latent`` [h, w, D] are the numbers.
+    linear in latents; ``latent_pca`` shows their three main directions. ``latent`` [h, w, D] are the numbers. While
+    somebody moves the viewer's view it shows ``latent_colors``, drawn at its own resolution.
 
     Raises:
         InputError: also where a checkpoint has the latents of another codec.
@@ -181,6 +183,8 @@ class LatentModel(SplatModel):
     def _view(self, camera: Cameras, camera_to_worlds: Tensor) -> View:
         factor = self.codec.factor
         view = view_of(camera, camera_to_worlds)
+        if in_motion():
+            return view  # Decoding takes longer than people wait; see below.
         scale = view.Ks.new_tensor([1.0 / factor, 1.0 / factor, 1.0])
         size = (-(-view.width // factor), -(-view.height // factor))
         return View(view.viewmats, view.Ks * scale[:, None], *size, view.times)
@@ -190,6 +194,10 @@ class LatentModel(SplatModel):
         outputs["latent"] = rgb
         if self.training and self.trains_splats():
             return outputs
+        if in_motion():
+            colors, behind = self.space.colors(rgb).clamp(0.0, 1.0), self.background.color(rgb.device)
+            shown = {"rgb": colors, "background": behind.expand_as(colors), "latent_colors": colors}
+            return {**outputs, **shown, "latent_pca": self.pca(rgb)}
         size = int(camera.height.reshape(-1)[0]), int(camera.width.reshape(-1)[0])
         if self.training:
             rgb, size, outputs["corner"] = self._somewhere(rgb, size)

@@ -19,6 +19,12 @@ def in_viewer() -> bool:
     return threading.current_thread() is not threading.main_thread()
 
 
+def in_motion() -> bool:
+    """Whether the viewer asks for a quick picture while somebody moves the view; a better one follows when it rests."""
+    # Both viewers of nerfstudio keep that in their drawing thread.
+    return in_viewer() and getattr(threading.current_thread(), "state", "high") in ("low_move", "low_static")
+
+
 def drawable(camera: Cameras) -> Cameras:
     """The camera; in the viewer, where an error would end the drawing thread for good, a pinhole one in any case."""
     if is_pinhole(camera) or not in_viewer():

@@ -3,6 +3,7 @@
 them, and what is measured, refused and exported."""
 
 import math
+import threading
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -542,3 +543,33 @@ def test_kept_pictures_are_kept_however_others_are_drawn(tmp_path: Path) -> None
     pipeline = runs.trainer(METHOD, capture, tmp_path / "outputs", 40, *more).pipeline
     drawn = [pipeline.datamanager.next_train(step)[1]["image_idx"] for step in range(40)]
     assert set(drawn[:20]) == set(pipeline.model.pictures_at(0)) and set(drawn[20:]) == set(range(9))
+
+
+class Drawing(threading.Thread):
+    """The viewer's thread, which draws one picture."""
+
+    def __init__(self, model: LatentModel, state: str) -> None:
+        super().__init__()
+        self.model, self.state = model, state
+        self.outputs: Dict[str, Tensor] = {}
+
+    def run(self) -> None:
+        self.outputs = self.model.get_outputs_for_camera(camera())
+
+
+def test_while_the_view_moves_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = latent_model().eval()
+    decoded: List[Any] = []
+    monkeypatch.setattr(AlignedDecoder, "forward", lambda self, latents: decoded.append(1) or self.codec(latents))
+    pictures = {}
+    for state in ("high", "low_move", "low_static"):
+        thread = Drawing(model, state)
+        thread.start()
+        thread.join()
+        pictures[state] = thread.outputs["rgb"]
+        assert thread.outputs["latent_pca"].shape == pictures[state].shape == (HEIGHT, WIDTH, 3)
+        assert thread.outputs["depth"].shape == (HEIGHT, WIDTH, 1)
+        assert len(decoded) == 1
+    assert torch.equal(pictures["low_move"], pictures["low_static"])
+    # Colours of these latents are exact, and the picture is the same but for its resolution.
+    assert (pictures["high"] - pictures["low_move"]).abs().mean() < 0.05
