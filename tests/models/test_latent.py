@@ -27,6 +27,7 @@ from nts_plugins.training import checkpoints
 from tests import runs
 from tests.captures import FOCAL, ring_pose, write_capture
 from tests.encoders.small import BlockCodec
+from tests.encoders.test_latents import kl
 from tests.models.scenes import HEIGHT, WIDTH, Steps, camera, make_model, picture
 
 METHOD = "latent-radiance-field"
@@ -39,6 +40,12 @@ def other_codec(folder: Optional[Path], option: str) -> BlockCodec:
     codec = BlockCodec()
     codec.name = "other blocks"
     return codec
+
+
+def kl_codec(folder: Optional[Path], option: str) -> LatentCodec:
+    """An autoencoder of a latent diffusion model, small and random."""
+    torch.manual_seed(0)
+    return kl()
 
 
 def config(**values: Any) -> LatentModelConfig:
@@ -573,3 +580,19 @@ def test_while_the_view_moves_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(pictures["low_move"], pictures["low_static"])
     # Colours of these latents are exact, and the picture is the same but for its resolution.
     assert (pictures["high"] - pictures["low_move"]).abs().mean() < 0.05
+
+
+def test_autoencoders_of_diffusion_models_go_the_whole_way(tmp_path: Path) -> None:
+    more = ["--pipeline.datamanager.codec.name", "tests.models.test_latent:kl_codec"]
+    more += ["--pipeline.model.alignment-start", "10", "--pipeline.model.alignment-crop", "4"]
+    folder = runs.train(METHOD, write_capture(tmp_path / "capture"), tmp_path / "outputs", 20, *more)
+    state = checkpoints.read(folder / "nerfstudio_models" / "step-000000019.ckpt")["pipeline"]
+    weights = {name: value for name, value in state.items() if name.startswith("_model.decoder.")}
+    codec = kl_codec(None, "")
+    assert len(weights) == len(list(codec.decoder_parameters()))
+    assert any(
+        not torch.equal(value, dict(codec.named_parameters())[name.rsplit("weights.", 1)[1].replace("/", ".")])
+        for name, value in weights.items()
+    )
+    scores = runs.evaluate(folder, tmp_path / "results.json")
+    assert scores["psnr"] > scores["raw_psnr"] and math.isfinite(scores["ceiling_psnr"])
