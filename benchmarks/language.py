@@ -253,9 +253,10 @@ def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
         f"iterations; ways that are trained had {options.steps} steps. *s*: of the fit alone. *MB*: what language adds."
     )
     table = report.table("Ways", note)
-    for scene in options.scenes:
-        for noise in options.noises:
-            for fit in options.fits:
+    everything = Options()  # Rows of earlier commands count, too.
+    for scene in everything.scenes:
+        for noise in everything.noises:
+            for fit in everything.fits:
                 own = [row for row in rows if (row["scene"], row["noise"], row["fit"]) == (scene, noise, fit)]
                 if not own:
                     continue

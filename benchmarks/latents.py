@@ -156,17 +156,16 @@ def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
     )
     table = report.table("Stages", note)
     kinds = ("raw", "stage I", "stage III", "both", "ceiling of raw", "ceiling of stage I", "colours", "colours / 8")
-    for scene in options.scenes:
+    for scene in dict.fromkeys(row["scene"] for row in rows):
         own = [row for row in rows if row["scene"] == scene]
-        if own:
-            cells = {
-                kind: " / ".join(
-                    spread([row[f"{kind} {score}"] for row in own], digits)
-                    for score, digits in zip(SCORES, (2, 3), strict=True)
-                )
-                for kind in kinds
-            }
-            table.add(scene=scene, seeds=len(own), **cells)
+        cells = {
+            kind: " / ".join(
+                spread([row[f"{kind} {score}"] for row in own], digits)
+                for score, digits in zip(SCORES, (2, 3), strict=True)
+            )
+            for kind in kinds
+        }
+        table.add(scene=scene, seeds=len(own), **cells)
     report.table("Scenes", "One row a scene and seed; seconds of whole commands, start included.").rows = rows
     return report.write()
 
