@@ -13,6 +13,7 @@ that are finished are not measured again. Pictures go below the folder of work.
 
 import os
 import re
+import shutil
 import statistics
 import time
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ def measure(options: Options, scene: str, seed: int) -> Dict[str, Any]:
     """Everything about one scene; one row."""
     shared = quality.captures_folder()
     folder = options.work / "latents" / f"{options.name}_{scene}_{seed}"
+    shutil.rmtree(folder, ignore_errors=True)  # A codec that is there would not be tuned again.
     logged = partial(_logged, folder / "logs")
     weights = shared / "weights" / "taef2"
 
@@ -152,7 +154,7 @@ def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
     note = (
         f"PSNR / SSIM of held-out photographs at {options.scale:g} of the files' size. Splats of colours: "
         f"{options.colors} iterations; of latents {options.field}, the decoder {options.alignment} more; stage I "
-        f"{options.tuning} steps on the same scene."
+        f"{options.tuning} steps on the same scene. One in eight training photographs is kept from splats of latents."
     )
     table = report.table("Stages", note)
     kinds = ("raw", "stage I", "stage III", "both", "ceiling of raw", "ceiling of stage I", "colours", "colours / 8")

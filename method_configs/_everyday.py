@@ -165,12 +165,8 @@ def language_optimizers() -> Dict[str, Any]:
 
 
 def latent_optimizers() -> Dict[str, Any]:
-    """The rate at which a decoder learns what one scene's latents look like, of which the paper says nothing; and that
-    of colours beside latents."""
-    return {
-        "latent_decoder": {"optimizer": AdamConfig(lr=1e-4), "scheduler": None},
-        "small_rgb": {"optimizer": AdamConfig(lr=2.5e-3), "scheduler": None},
-    }
+    """The rate at which a decoder learns what one scene's latents look like, of which the paper says nothing."""
+    return {"latent_decoder": {"optimizer": AdamConfig(lr=1e-4), "scheduler": None}}
 
 
 def on_surfaces(model: Model) -> Model:

@@ -12,8 +12,9 @@ Stages I and III are commands over many scenes: give the weights of ``nts tune-c
 What differs:
 
 - Pictures are not cropped to multiples of 8 pixels but continued to them; the principal point stays where it is.
-- Behind the splats is the latent of a black picture. The program gives three zeros for four channels.
-- Held-out latents outside of the range of the training pictures are not clipped.
+- Behind the splats is the latent of a picture of the data's colour, or of black. The program gives three zeros for four
+  channels.
+- Held-out latents above the range of the training pictures are not clipped; as in the program, nothing below is drawn.
 - A splat begins with the latent that its colour usually has. The program takes colours for the first three channels.
 """
 

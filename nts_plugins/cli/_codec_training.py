@@ -2,6 +2,7 @@
 """What commands that train a latent codec have in common: a folder that is finished, to be gone on with, or refused."""
 
 import json
+import pickle
 from pathlib import Path
 from typing import Any, Dict, List
 
@@ -10,12 +11,18 @@ from nts_plugins.errors import InputError, describe
 STATE, ABOUT = "unfinished.pt", "training.json"
 
 
-def is_finished(target: Path, about: Dict[str, Any]) -> bool:
+def is_finished(target: Path, about: Dict[str, Any], save_every: int) -> bool:
     """Whether a folder holds what the same command made before.
 
     Raises:
-        InputError: where it holds something else.
+        InputError: where it holds something else, or numbers make no sense.
     """
+    counts = {**about, "runs": len(about["runs"]), "save-every": save_every}
+    for name in ("runs", "steps", "crop", "neighbours", "save-every"):
+        if counts.get(name, 1) < 1:
+            raise InputError(f"There must be at least one of {name}, and {counts[name]} are asked for.")
+    if target.is_file():
+        raise InputError(f"{target} is a file. Choose another --output-dir.")
     if (target / ABOUT).is_file():
         _check_same(target, about, json.loads((target / ABOUT).read_text()))
         return True
@@ -38,9 +45,12 @@ def train(target: Path, about: Dict[str, Any], training: Any, save_every: int) -
     """
     import torch
 
+    from nts_plugins.encoders.latents import LatentCodec
     from nts_plugins.files.whole import result_file, writing
     from nts_plugins.progress import progress
 
+    if type(training.codec).save is LatentCodec.save:
+        training.codec.save(target)  # It says that it cannot be written, and should do so before all the work.
     _resume(target, about, training)
     recent: List[Dict[str, float]] = []
     last: Dict[str, float] = {}
@@ -68,7 +78,7 @@ def _resume(target: Path, about: Dict[str, Any], training: Any) -> None:
         return
     try:
         state = torch.load(target / STATE, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError) as error:
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
         raise InputError(f"{target / STATE} cannot be read. Remove it to begin anew.") from error
     _check_same(target, about, state["about"])
     training.load_state_dict(state)
@@ -92,11 +102,11 @@ def where_to_use(target: Path, name: str) -> str:
     )
 
 
-def photograph(dataset: Any, number: int) -> Any:
-    """[H, W, 3] uint8 of a dataset's picture, over the data's background where it has alpha."""
+def photograph(dataset: Any, number: int, color: Any) -> Any:
+    """[H, W, 3] uint8 of a dataset's picture, over a colour, or black for None, where it has alpha."""
     import torch
 
     from nts_plugins.data.latent_data import over_background
 
-    image = over_background(dataset.get_data(number)["image"], dataset.metadata.get("alpha_color"))
+    image = over_background(dataset.get_data(number)["image"], color)
     return (255.0 * image + 0.5).clamp(0, 255).to(torch.uint8)

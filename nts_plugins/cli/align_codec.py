@@ -39,23 +39,25 @@ class AlignCodec:
         target = self.output_dir.expanduser().absolute()
         runs = [str(path.absolute()) for path in self.runs]
         about = {"runs": runs, "held_out": self.held_out, **asdict(self.alignment)}
-        if is_finished(target, about):
+        if is_finished(target, about, self.save_every):
             print(f"{target} is finished.")
             return 0
         pictures: List[Any] = []
-        codecs: List[Any] = []
+        codec, name = None, ""
         with progress("Splatted latents") as (tell, _):
             for path in self.runs:
-                codecs.append(self._read(path, pictures, tell))
-        names = {codec.name for codec in codecs}
-        if len(names) > 1:
-            raise InputError(f"The runs have several codecs: {', '.join(sorted(names))}. Align one after the other.")
-        train(target, about, DecoderAlignment(codecs[0], pictures, self.alignment), self.save_every)
-        print(where_to_use(target, codecs[0].name))
+                own, name = self._read(path, pictures, tell)
+                if codec is not None and own.fingerprint() != codec.fingerprint():
+                    raise InputError(f"{path} has another codec, or other weights of it, than the runs before.")
+                codec = codec or own
+        train(target, about, DecoderAlignment(codec, pictures, self.alignment), self.save_every)  # type: ignore[arg-type]
+        print(where_to_use(target, name))
+        if self.held_out:
+            print("Held-out pictures of these scenes were learned from: measure on others.")
         return 0
 
-    def _read(self, path: Path, pictures: List[Any], tell: Any) -> Any:
-        """Add what a run draws to the pictures; its codec."""
+    def _read(self, path: Path, pictures: List[Any], tell: Any) -> Tuple[Any, str]:
+        """Add what a run draws to the pictures; its codec, and what that is called in settings."""
         from nts_plugins.cli._runs import load_run
         from nts_plugins.models.latent import LatentModel
 
@@ -63,21 +65,23 @@ class AlignCodec:
         model, data = pipeline.model, pipeline.datamanager
         if not isinstance(model, LatentModel):
             raise InputError(f"{path} is no run of latent-radiance-field.")
-        trained = model.pictures_at(0)
-        sets = [(data.train_dataset, trained or range(len(data.train_dataset)))]
-        sets += [(data.eval_dataset, ())] if self.held_out else []
-        total = sum(len(dataset) for dataset, _ in sets)
-        for dataset, seen in sets:
-            for number in range(len(dataset)):
-                tell(len(pictures) % max(total, 1), total)
-                pictures.append(_drawn(model, dataset, number, number not in seen))
-        return model.codec
+        color, kept = data.train_dataset.metadata["alpha_color"], model.pictures_at(0)
+        own = [
+            (data.train_dataset, number, kept is not None and number not in kept)
+            for number in range(len(data.train_dataset))
+        ]
+        others = [(data.eval_dataset, number, True) for number in range(len(data.eval_dataset) if self.held_out else 0)]
+        for done, (dataset, number, novel) in enumerate([*own, *others]):
+            tell(done, len(own) + len(others))
+            pictures.append(_drawn(model, dataset, number, novel, color, refined=dataset is data.train_dataset))
+        return model.codec, data.config.codec.name
 
 
-def _drawn(model: Any, dataset: Any, number: int, novel: bool) -> Any:
+def _drawn(model: Any, dataset: Any, number: int, novel: bool, color: Any, refined: bool) -> Any:
     from nts_plugins.cli._codec_training import photograph
     from nts_plugins.latents.alignment import LatentPicture
 
     camera = dataset.cameras[number : number + 1].to(model.device)
+    camera.metadata = {"cam_idx": number} if refined else {}
     latents = model.space.latents(model.drawn_numbers(camera)).permute(2, 0, 1)
-    return LatentPicture(latents.cpu(), photograph(dataset, number), novel)
+    return LatentPicture(latents.cpu(), photograph(dataset, number, color), novel)

@@ -40,11 +40,12 @@ class TuneCodec:
         from nts_plugins.progress import progress
 
         target = self.output_dir.expanduser().absolute()
-        about = {"codec": self.codec.name, "runs": [str(path.absolute()) for path in self.runs], **asdict(self.tuning)}
-        if is_finished(target, about):
+        codec = load_codec(self.codec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        runs = [str(path.absolute()) for path in self.runs]
+        about = {"codec": self.codec.name, "weights": codec.fingerprint(), "runs": runs, **asdict(self.tuning)}
+        if is_finished(target, about, self.save_every):
             print(f"{target} is finished.")
             return 0
-        codec = load_codec(self.codec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         with progress("Pictures and their depth") as (tell, _):
             scenes = [posed_pictures(path, tell) for path in self.runs]
         tuning = CodecTuning(codec, Pairs(scenes, codec.factor, self.tuning), self.tuning)
@@ -78,6 +79,15 @@ def posed_pictures(config: Path, tell: Any) -> List[Any]:
         view = view_of(camera, camera.camera_to_worlds)
         outputs = model.get_outputs_for_camera(camera)
         depth = torch.where(outputs["accumulation"] > SOLID, outputs[depth_output(outputs, None)], 0.0).squeeze(-1)
-        found.append(PosedPicture(photograph(dataset, number), depth.cpu(), view.viewmats[0].cpu(), view.Ks[0].cpu()))
+        if "mask" in (data := dataset.get_data(number)):
+            depth = torch.where(data["mask"].to(depth.device).squeeze(-1).bool(), depth, 0.0)
+        found.append(
+            PosedPicture(
+                photograph(dataset, number, dataset.metadata["alpha_color"]),
+                depth.cpu(),
+                view.viewmats[0].cpu(),
+                view.Ks[0].cpu(),
+            )
+        )
     tell(len(dataset), len(dataset))
     return found

@@ -41,8 +41,8 @@ class LatentDatamanagerConfig(SplatDatamanagerConfig):
 
 
 class LatentDatamanager(SplatDatamanager):
-    """The shared datamanager, whose training batches have ``latents`` [h, w, D] and the picture at their size,
-    ``small_rgb`` [h, w, 3] in [0, 1], and whose metadata ``latents``, a :class:`SceneLatents`.
+    """The shared datamanager, whose training batches have ``latents`` [h, w, D], and whose metadata ``latents``, a
+    :class:`SceneLatents`.
 
     Pictures are encoded once, before training: over the data's background where they have alpha, and with their last
     row and column repeated where their sides are no multiples of the codec's factor. So h and w are rounded up.
@@ -73,10 +73,9 @@ class LatentDatamanager(SplatDatamanager):
                 picture = over_background(batch["image"], metadata["alpha_color"]).to(self.device)
                 padded = padded_picture(picture, codec.factor)
                 with torch.no_grad():
-                    batch["latents"] = codec.encode(padded)[0].permute(1, 2, 0).contiguous()
-                batch["small_rgb"] = F.avg_pool2d(padded, codec.factor)[0].permute(1, 2, 0).contiguous()
+                    batch["latents"] = self._keep(codec.encode(padded)[0].permute(1, 2, 0).contiguous())
                 maps.append(batch["latents"])
-                colors.append(batch["small_rgb"])
+                colors.append(F.avg_pool2d(padded, codec.factor)[0].permute(1, 2, 0))
                 tell(number + 1, len(self.cached_train))
         metadata["latents"] = SceneLatents(codec, tuple(maps), tuple(colors))
 

@@ -25,7 +25,8 @@ def _tiny(name: str) -> Loader:
 
         if folder is None:
             names = [path.name for path in files_in(Path(), name)]
-            files = [weights.fetched(f"{SOURCE}/{each}", f"the codec {name}", option) for each in names]
+            folder_of = f"{option}, which takes the folder of {' and '.join(names)}"
+            files = [weights.fetched(f"{SOURCE}/{each}", f"the codec {name}", folder_of) for each in names]
             return TinyCodec.load(name, *files)
         return TinyCodec.load(name, *files_in(folder, name))
 

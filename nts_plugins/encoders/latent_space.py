@@ -14,6 +14,10 @@ _RIDGE = 1e-6
 """Share of the variance, added to it where colours are fitted: channels of a scene may say the same."""
 
 
+_MOST = 200_000
+"""Latents that colours are fitted to, evenly chosen where there are more."""
+
+
 class LatentSpace(nn.Module):
     """What splats are trained on, in place of latents.
 
@@ -46,8 +50,9 @@ class LatentSpace(nn.Module):
         """
         for each in maps:
             self.normaliser.see(each.movedim(-1, 0))
-        numbers = torch.cat([self.numbers(each).flatten(0, 1) for each in maps]).double()
-        pixels = torch.cat([each.flatten(0, 1) for each in colors]).to(numbers)
+        every = max(1, sum(each.shape[0] * each.shape[1] for each in maps) // _MOST)
+        numbers = torch.cat([self.numbers(each).flatten(0, 1)[::every] for each in maps]).double()
+        pixels = torch.cat([each.flatten(0, 1)[::every] for each in colors]).to(numbers)
         self.to_colors.copy_(_linear(numbers, pixels))
         self.from_colors.copy_(_linear(pixels, numbers))
 

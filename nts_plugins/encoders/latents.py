@@ -5,6 +5,7 @@ A codec's encoder makes a picture several times smaller, with more channels; its
 Latent Radiance Fields (Zhou, Liu, Luo, Huang, ICLR 2025, arXiv 2502.09613) draw such maps with splats.
 """
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,14 @@ class LatentCodec(nn.Module, ABC):
         if latents.shape[1] != self.channels:
             raise InputError(f"{self.name} has latents of {self.channels} channels, and these have {latents.shape[1]}.")
         return self._decoded(latents)
+
+    def fingerprint(self) -> str:
+        """Letters that differ between codecs of other names or weights, whatever device they are on."""
+        digest = hashlib.sha256(f"{self.name} {self.channels} {self.factor}".encode())
+        for name, value in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def forward(self, latents: Tensor) -> Tensor:
         """:meth:`decode`, for ``torch.func.functional_call``."""

@@ -6,8 +6,8 @@ from cameras that the splats were trained on and from others, and
 
     l_train |D(Z_train) - I_train|_1 + l_novel |D(Z_novel) - I_novel|_1
 
-over the decoder D. Both weights are 1 here; the paper does not say them. Within one scene the method does the same
-while it trains (:mod:`nts_plugins.models.latent`).
+over the decoder D. Both weights are 1 here; the paper does not say them. Masks are not looked at. Within one scene the
+method aligns while it trains (:mod:`nts_plugins.models.latent`), on all pictures evenly, new views or not.
 """
 
 import random

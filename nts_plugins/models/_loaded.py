@@ -37,6 +37,8 @@ def loaded_splats(path: Path, sh_degree: int) -> Tuple[Dict[str, Tensor], Dict[s
         raise InputError(f"{path} holds no splats with spherical harmonics: it lacks {describe(missing)}.")
     if len(values["means"]) == 0:
         raise InputError(f"{path} holds no splats.")
+    if values["features_dc"].shape[-1] != 3:
+        raise InputError(f"{path} holds splats of {values['features_dc'].shape[-1]} channels, which are no colours.")
     splats = {name: values[name].float() for name in ply.VALUES}
     rest, bands = splats["features_rest"], (sh_degree + 1) ** 2 - 1
     splats["features_rest"] = F.pad(rest, (0, 0, 0, max(0, bands - rest.shape[1])))[:, :bands].contiguous()

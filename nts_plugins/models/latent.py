@@ -22,18 +22,14 @@ from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
 from nts_plugins.evaluation.metrics import psnr
 from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
-from nts_plugins.heads.base import FeatureHeadConfig
-from nts_plugins.heads.embedding import EmbeddingHeadConfig
 from nts_plugins.models._initial import SeedPoints, initial_splats
 from nts_plugins.models.splat import SplatModel, SplatModelConfig
 from nts_plugins.rasterization import Raster
 from nts_plugins.viewer.pca import PcaColors
-from nts_plugins.viewer.thread import in_motion
+from nts_plugins.viewer.thread import in_motion, in_viewer
 
 DECODER = "latent_decoder"
 """The name of the decoder's optimizer."""
-COLORS = "small_rgb"
-"""The name of the head of colours, of its optimizer, and of small pictures in a batch."""
 
 
 class LatentBackground(Background):
@@ -48,7 +44,7 @@ class LatentBackground(Background):
     def __init__(self, data_color: Optional[Sequence[float]], codec: LatentCodec, space: LatentSpace) -> None:
         super().__init__("data", data_color)
         self._codec, self._space = codec, space
-        self._known: Tuple[Optional[Tensor], Optional[Tensor]] = (None, None)
+        self._known: Dict[Tuple[float, ...], Tensor] = {}
 
     def in_training(self, device: torch.device) -> Tensor:
         """[D] numbers of a training step."""
@@ -60,12 +56,12 @@ class LatentBackground(Background):
 
     @torch.no_grad()
     def _numbers(self, color: Tensor) -> Tensor:
-        known, latent = self._known
-        if known is None or latent is None or not torch.equal(known, color):
+        latent = self._known.get(tuple(color.tolist()))
+        if latent is None:
             # Large enough that the codec does not see the border from the middle.
             picture = color.view(1, 3, 1, 1).expand(1, 3, 16 * self._codec.factor, 16 * self._codec.factor)
             latent = self._codec.encode(picture)[0, :, 8:9, 8:9].permute(1, 2, 0)
-            self._known = (color, latent)
+            self._known[tuple(color.tolist())] = latent
         return self._space.numbers(latent)[0, 0]
 
 
@@ -76,7 +72,8 @@ class LatentModelConfig(SplatModelConfig):
     _target: Type = field(default_factory=lambda: LatentModel)
     normalisation: Literal["min-max", "bounded"] = "min-max"
     """How latents become numbers in [0, 1]: by the smallest and largest value of each channel in the training pictures,
-    or by a bounded function that is the same for all scenes."""
+    or by a bounded function that is the same for all scenes. Bounded numbers lie close to 0.5, where SSIM hardly tells
+    them apart."""
     alignment_start: int = 20000
     """First step in which splats stay as they are, and the decoder learns to make pictures of what they look like."""
     novel_every: int = 8
@@ -84,8 +81,6 @@ class LatentModelConfig(SplatModelConfig):
     where they were not trained, too. 0 keeps none."""
     alignment_crop: int = 16
     """The decoder learns from squares of so many latents a side, elsewhere in each step; 0 takes whole pictures."""
-    with_colors: bool = False
-    """Splats also have colours, drawn in the same pass: ``small_rgb_feature`` [h, w, 3], as small as latents."""
 
 
 class LatentModel(SplatModel):
@@ -129,6 +124,7 @@ class LatentModel(SplatModel):
             self.pca.fit(torch.cat([self.space.numbers(each).flatten(0, 1) for each in maps]))
         super().populate_modules()
         self.decoder = AlignedDecoder(scene.codec)
+        self._fingerprint = scene.codec.fingerprint()
         self.background = LatentBackground(self.kwargs["metadata"].get("alpha_color"), scene.codec, self.space)
 
     @property
@@ -152,10 +148,6 @@ class LatentModel(SplatModel):
             "features_dc": rgb_to_sh(numbers),
             "features_rest": rest.new_zeros(*rest.shape[:2], numbers.shape[-1]),
         }
-
-    def head_configs(self) -> Dict[str, FeatureHeadConfig]:
-        own = {COLORS: EmbeddingHeadConfig(channels=3, target=COLORS, trains_geometry=True)}
-        return {**super().head_configs(), **(own if self.config.with_colors else {})}
 
     # ---- what is trained
 
@@ -191,7 +183,8 @@ class LatentModel(SplatModel):
 
     def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor, camera: Cameras) -> Dict[str, Tensor]:
         outputs = super()._pictures(rgb, raster, background, camera)
-        outputs["latent"] = rgb
+        if not in_viewer():  # All that the viewer offers is as large as its picture.
+            outputs["latent"] = rgb
         if self.training and self.trains_splats():
             return outputs
         if in_motion():
@@ -215,8 +208,9 @@ class LatentModel(SplatModel):
 
     @torch.no_grad()
     def drawn_numbers(self, camera: Cameras) -> Tensor:
-        """[h, w, D] what a camera sees, without decoding it."""
-        params, view = self.splat_params(camera), self._view(camera, camera.camera_to_worlds[..., :3, :4])
+        """[h, w, D] what a camera sees, without decoding it; a training camera, which has a ``cam_idx``, as refined."""
+        view = self._view(camera, self.camera_optimizer.apply_to_camera(camera)[..., :3, :4])
+        params = self.splat_params(camera)
         background = self.background.on_show(self.device)
         return self._draw(self._gaussians(params), params, [], view, background=background)[0].colors[0]
 
@@ -270,7 +264,8 @@ class LatentModel(SplatModel):
         if not self.training or self.trains_splats():
             return super().get_loss_dict(outputs, batch, metrics_dict)
         prediction, target = self._prediction_and_target(outputs, batch)
-        return {"alignment_loss": (prediction - target).abs().mean()}
+        losses = {"alignment_loss": (prediction - target).abs().mean()}
+        return {**losses, **self.heads.losses(self.step, outputs, self._targets(batch), self.splat_params())}
 
     @torch.no_grad()
     def get_image_metrics_and_images(self, outputs, batch) -> Tuple[Dict[str, float], Dict[str, Tensor]]:
@@ -295,7 +290,8 @@ class LatentModel(SplatModel):
     # ---- checkpoints
 
     def get_extra_state(self) -> Dict[str, Any]:
-        return {**super().get_extra_state(), "codec": self.codec.name, "channels": self.codec.channels}
+        own = {"codec": self.codec.name, "channels": self.codec.channels, "weights": self._fingerprint}
+        return {**super().get_extra_state(), **own}
 
     def load_state_dict(self, state_dict: Mapping[str, Any], **kwargs: Any):  # type: ignore[override]
         """As of the base class.
@@ -309,6 +305,11 @@ class LatentModel(SplatModel):
             raise InputError(
                 f"The checkpoint has latents of the codec {state['codec']}, of {state['channels']} channels, and the "
                 f"codec here is {own[0]}, of {own[1]}. Name the other one with --pipeline.datamanager.codec.name."
+            )
+        if state.get("weights", self._fingerprint) != self._fingerprint:
+            raise InputError(
+                f"The checkpoint has latents of the codec {own[0]} with other weights than those that were loaded "
+                f"here. Say where they are with --pipeline.datamanager.codec.weights."
             )
         return super().load_state_dict(state_dict, **kwargs)
 

@@ -105,3 +105,40 @@ def test_runs_of_other_methods_are_refused(tmp_path: Path, capsys: pytest.Captur
     assert main(common) == USER_ERROR
     assert "is no run of latent-radiance-field" in capsys.readouterr().err
     assert not (tmp_path / "aligned").exists()
+
+
+def test_latents_and_photographs_are_those_of_the_run(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Over the same background, from the poses that splats were trained with, and known as seen or new."""
+    from PIL import Image
+
+    capture = write_capture(tmp_path / "capture", views=12)
+    for path in (capture / "images").glob("*.png"):
+        with Image.open(path) as image:
+            picture = image.convert("RGBA")
+        picture.putalpha(Image.new("L", picture.size, 100))
+        picture.save(path)
+    more = ["--pipeline.datamanager.codec.name", "tests.encoders.small:block_codec"]
+    more += ["--pipeline.model.novel-every", "3", "--pipeline.model.camera-optimizer.mode", "SO3xR3"]
+    more += ["--optimizers.camera-opt.scheduler.warmup-steps", "1", "nerfstudio-data"]
+    folder = runs.train("latent-radiance-field", capture, tmp_path / "outputs", 10, *more)
+    found: List[LatentPicture] = []
+
+    def kept(alignment: DecoderAlignment, codec: BlockCodec, pictures: List[LatentPicture], settings: object) -> None:
+        found.extend(pictures)
+        raise InputError("That is all.")
+
+    monkeypatch.setattr(DecoderAlignment, "__init__", kept)
+    common = ["align-codec", "--runs", str(folder / "config.yml"), "--output-dir", str(tmp_path / "aligned")]
+    assert main(common) == USER_ERROR
+    assert [each.novel for each in found] == [False, True, False] * 3 + [True] * 3
+    pipeline = runs.load(folder)
+    for number, each in enumerate(found):
+        own = pipeline.datamanager.train_dataset if number < 9 else pipeline.datamanager.eval_dataset
+        image = own.get_data(number % 9)["image"]
+        over_black = (255 * image[..., :3] * image[..., 3:] + 0.5).to(torch.uint8)
+        assert torch.equal(each.picture, over_black)
+    camera = pipeline.datamanager.train_dataset.cameras[2:3]
+    unrefined = pipeline.model.space.latents(pipeline.model.drawn_numbers(camera)).permute(2, 0, 1)
+    assert not torch.equal(unrefined, found[2].latents)

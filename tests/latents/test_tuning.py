@@ -172,6 +172,18 @@ def test_a_kill_loses_at_most_what_was_not_saved(run: Path, tmp_path: Path, monk
         assert all(torch.equal(own[key], its[key]) for key in own)
 
 
+def test_other_weights_are_another_codec(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    common = ["tune-codec", "--runs", str(run / "config.yml"), "--codec.name", "taesd", "--tuning.crop", "2"]
+    common += ["--tuning.steps", "1", "--output-dir", str(tmp_path / "tuned")]
+    for seed, outcome in ((0, 0), (1, USER_ERROR)):
+        torch.manual_seed(seed)
+        weights = tmp_path / str(seed)
+        weights.mkdir()
+        saved(weights, TinyCodec("taesd", 4))
+        assert main([*common, "--codec.weights", str(weights)]) == outcome
+    assert "other settings: weights" in capsys.readouterr().err
+
+
 def test_wrong_input_is_one_message(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     common = ["tune-codec", "--codec.name", "tests.encoders.small:block_codec", "--tuning.crop", "4"]
     target = ["--output-dir", str(tmp_path / "new")]
@@ -180,6 +192,14 @@ def test_wrong_input_is_one_message(run: Path, tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").write_text("x")
     where = ["--runs", str(run / "config.yml")]
+    for options, message in (
+        (["--runs"], "at least one of runs, and 0"),
+        ([*where, "--save-every", "0"], "at least one of save-every"),
+        ([*where, "--tuning.neighbours", "0"], "at least one of neighbours"),
+        (where, "BlockCodec has no method save"),
+    ):
+        assert main([*common, *target, *options]) == USER_ERROR
+        assert message in capsys.readouterr().err
     assert main([*common, *where, "--output-dir", str(tmp_path / "full")]) == USER_ERROR
     assert "holds something else" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
