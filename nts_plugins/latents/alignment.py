@@ -12,7 +12,7 @@ method aligns while it trains (:mod:`nts_plugins.models.latent`), on all picture
 
 import random
 from dataclasses import dataclass
-from typing import Any, Dict, List, Sequence
+from typing import Dict, List, Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from torch import Tensor
 from nts_plugins.encoders.latents import LatentCodec
 from nts_plugins.errors import InputError
 from nts_plugins.latents.settings import AlignmentSettings
+from nts_plugins.latents.training import CodecTraining
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,8 @@ class LatentPicture:
     """Whether splats were trained without it."""
 
 
-class DecoderAlignment:
-    """The training of a codec's decoder, a step at a time.
+class DecoderAlignment(CodecTraining):
+    """The training of a codec's decoder.
 
     Args:
         codec: changed in place, but for its encoder.
@@ -58,35 +59,21 @@ class DecoderAlignment:
         other = {len(each.latents) for each in pictures} - {codec.channels}
         if other:
             raise InputError(f"{codec.name} has latents of {codec.channels} channels, and a scene has {min(other)}.")
-        self.codec, self._settings = codec, settings
-        self._parameters = list(codec.decoder_parameters())
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr)
-        self.done = 0
+        self._settings = settings
+        super().__init__(codec, codec.decoder_parameters(), settings.steps, settings.lr)
 
-    @property
-    def finished(self) -> bool:
-        return self.done >= self._settings.steps
-
-    def step(self) -> Dict[str, float]:
-        """Train on a part of one picture of each kind; both errors."""
+    def _terms(self) -> Dict[str, Tensor]:
+        """The error of a part of one picture of each kind."""
         draw = random.Random(f"{self._settings.seed} {self.done}")
-        terms = {
-            name: self._error(draw.choice(own), draw)
-            for name, own in zip(("train", "novel"), self._groups, strict=True)
-        }
-        self._optimizer.zero_grad()
-        torch.stack(list(terms.values())).sum().backward()
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._settings.lr * 0.1 ** (self.done / max(1, self._settings.steps))
-        self._optimizer.step()
-        self.done += 1
-        return {name: float(value.detach()) for name, value in terms.items()}
+        kinds = zip(("train", "novel"), self._groups, strict=True)
+        return {name: self._error(draw.choice(own), draw) for name, own in kinds}
+
+    def _loss(self, terms: Dict[str, Tensor]) -> Tensor:
+        return torch.stack(list(terms.values())).sum()
 
     def _error(self, picture: LatentPicture, draw: random.Random) -> Tensor:
         """Mean absolute error of a decoded square."""
-        device, factor = self._parameters[0].device, self.codec.factor
+        device, factor = self._device, self.codec.factor
         sides = [min(self._settings.crop, side) for side in picture.latents.shape[1:]]
         row, column = (
             draw.randrange(whole - side + 1) for whole, side in zip(picture.latents.shape[1:], sides, strict=True)
@@ -97,12 +84,3 @@ class DecoderAlignment:
         target = target.to(device).permute(2, 0, 1).float() / 255.0
         decoded = self.codec.decode(latents[None])[0, :, : target.shape[1], : target.shape[2]]
         return (decoded - target).abs().mean()
-
-    def state_dict(self) -> Dict[str, Any]:
-        """What goes on from here needs; plain tensors and numbers."""
-        return {"done": self.done, "codec": self.codec.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
-        self.done = int(state["done"])
-        self.codec.load_state_dict(state["codec"])
-        self._optimizer.load_state_dict(state["optimizer"])

@@ -13,7 +13,7 @@ with LPIPS and a discriminator, too); numbers of l0, l1, l2; the latent at a pla
 import copy
 import random
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,7 @@ from nts_plugins.encoders.latents import LatentCodec, Posterior
 from nts_plugins.errors import InputError
 from nts_plugins.latents.correspondence import PosedPicture, neighbours, pair_weights, places_in, pose_distances
 from nts_plugins.latents.settings import TuningSettings
+from nts_plugins.latents.training import CodecTraining
 
 LEAST_SHARE = 0.125
 """Of a square's latents must be seen in the other one too, for the two to be a pair."""
@@ -134,8 +135,8 @@ def correspondence_loss(latents: Tensor, pair: Pair, factor: int) -> Tensor:
     return pair.weight * (own - its).abs().mean()
 
 
-class CodecTuning:
-    """The training of a codec, a step at a time.
+class CodecTuning(CodecTraining):
+    """The training of a codec's encoder and decoder.
 
     Args:
         codec: changed in place.
@@ -144,23 +145,15 @@ class CodecTuning:
     """
 
     def __init__(self, codec: LatentCodec, pairs: Pairs, settings: TuningSettings) -> None:
-        self.codec, self._pairs, self._settings = codec, pairs, settings
+        self._pairs, self._settings = pairs, settings
         self._original = copy.deepcopy(codec).requires_grad_(False).eval()
-        self._parameters = [*codec.encoder_parameters(), *codec.decoder_parameters()]
-        for parameter in self._parameters:
-            parameter.requires_grad_(True)
-        self._optimizer = torch.optim.Adam(self._parameters, lr=settings.lr)
-        self.done = 0
+        parameters = [*codec.encoder_parameters(), *codec.decoder_parameters()]
+        super().__init__(codec, parameters, settings.steps, settings.lr)
 
-    @property
-    def finished(self) -> bool:
-        return self.done >= self._settings.steps
-
-    def step(self) -> Dict[str, float]:
-        """Train on the next pair; the terms of the loss, without their weights."""
-        settings, pair = self._settings, self._pairs.at(self.done)
-        device = self._parameters[0].device
-        crops = pair.crops.to(device)
+    def _terms(self) -> Dict[str, Tensor]:
+        """Of the next pair."""
+        pair = self._pairs.at(self.done)
+        crops = pair.crops.to(self._device)
         posterior = self.codec.posterior(crops)
         with torch.no_grad():
             before = self._original.posterior(crops)
@@ -169,28 +162,17 @@ class CodecTuning:
             "correspondence": correspondence_loss(posterior.mode, pair, self.codec.factor),
             "original": posterior.divergence(before),
         }
-        loss = (
-            terms["reconstruction"]
-            + settings.correspondence * terms["correspondence"]
-            + settings.original * terms["original"]
-        )
         if posterior.log_variance is not None:
             zeros = torch.zeros_like(posterior.mode)
             terms["prior"] = posterior.divergence(Posterior(zeros, zeros))
-            loss = loss + settings.prior * terms["prior"]
-        self._optimizer.zero_grad()
-        loss.backward()
-        for group in self._optimizer.param_groups:
-            group["lr"] = settings.lr * 0.1 ** (self.done / max(1, settings.steps))
-        self._optimizer.step()
-        self.done += 1
-        return {name: float(value.detach()) for name, value in terms.items()}
+        return terms
 
-    def state_dict(self) -> Dict[str, Any]:
-        """What goes on from here needs; plain tensors and numbers."""
-        return {"done": self.done, "codec": self.codec.state_dict(), "optimizer": self._optimizer.state_dict()}
-
-    def load_state_dict(self, state: Dict[str, Any]) -> None:
-        self.done = int(state["done"])
-        self.codec.load_state_dict(state["codec"])
-        self._optimizer.load_state_dict(state["optimizer"])
+    def _loss(self, terms: Dict[str, Tensor]) -> Tensor:
+        settings = self._settings
+        weights = {
+            "reconstruction": 1.0,
+            "correspondence": settings.correspondence,
+            "original": settings.original,
+            "prior": settings.prior,
+        }
+        return torch.stack([weights[name] * value for name, value in terms.items()]).sum()
