@@ -108,6 +108,21 @@ def write_capture(
     return folder
 
 
+def write_depth(folder: Path) -> None:
+    """Give a capture whose blobs stand still depth files, in thousandths of its unit, of where they are opaque."""
+    meta, scene = load_meta(folder), blobs()
+    (folder / "depth").mkdir()
+    for frame in meta["frames"]:
+        viewmats = world_to_camera(torch.tensor(frame["transform_matrix"])[None, :3])
+        size = meta["w"], meta["h"]
+        raster = rasterize(scene, viewmats, intrinsics(*size)[None], *size, depth="expected", backend="reference")
+        assert raster.depth is not None
+        depth = torch.where(raster.alphas[0] > 0.5, raster.depth[0], 0.0)[..., 0]
+        frame["depth_file_path"] = f"depth/{Path(frame['file_path']).stem}.npy"
+        np.save(folder / frame["depth_file_path"], 1000.0 * depth.numpy())
+    save_meta(folder, meta)
+
+
 ENCODER = "colours of tests / brightest channel"
 
 

@@ -79,6 +79,19 @@ WALLS = (
         example="from nts_plugins import heads",
     ),
     Wall(
+        rooms=("nts_plugins.bench",),
+        forbidden=(
+            "torch",
+            "nerfstudio",
+            "matplotlib",
+            "ray",
+            *(f"nts_plugins.{room}" for room in ("models", "heads", "rasterization", "method_configs")),
+        ),
+        why="workers have to set their numbers of threads first, and a report needs none of it",
+        example="import torch",
+        only_at_import=True,
+    ),
+    Wall(
         rooms=("nts_plugins.heads",),
         forbidden=(*BACKENDS, "nts_plugins.rasterization._backends", "nts_plugins.kernels", "gsplat"),
         why="a head says what to splat, the door decides how",

@@ -11,11 +11,13 @@ from typing import Optional, Sequence
 import tyro
 
 from nts_plugins.cli.align_codec import AlignCodec
+from nts_plugins.cli.bench import Bench
 from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.doctor import Doctor
 from nts_plugins.cli.export import Export
 from nts_plugins.cli.features import Features
 from nts_plugins.cli.mesh import Mesh
+from nts_plugins.cli.predict import Predict
 from nts_plugins.cli.query import Query
 from nts_plugins.cli.sample import Sample
 from nts_plugins.cli.tune_codec import TuneCodec
@@ -23,6 +25,7 @@ from nts_plugins.errors import InputError
 
 COMMANDS = {
     "sample": Sample,
+    "predict": Predict,
     "features": Features,
     "query": Query,
     "tune-codec": TuneCodec,
@@ -30,6 +33,7 @@ COMMANDS = {
     "export": Export,
     "mesh": Mesh,
     "compare-geometry": CompareGeometry,
+    "bench": Bench,
     "doctor": Doctor,
 }
 """Name of the subcommand to its class; the class's docstring is its help."""

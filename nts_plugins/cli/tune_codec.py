@@ -66,7 +66,7 @@ def posed_pictures(config: Path, tell: Any) -> List[Any]:
     from nts_plugins.cli._runs import load_run
     from nts_plugins.data.cameras import view_of
     from nts_plugins.latents.correspondence import PosedPicture
-    from nts_plugins.surfaces.shots import SOLID, depth_output
+    from nts_plugins.surfaces.shots import solid_depth
 
     pipeline = load_run(config, with_pictures=True)
     dataset, model = pipeline.datamanager.train_dataset, pipeline.model
@@ -78,15 +78,15 @@ def posed_pictures(config: Path, tell: Any) -> List[Any]:
         camera.camera_to_worlds = model.camera_optimizer.apply_to_camera(camera).detach()
         view = view_of(camera, camera.camera_to_worlds)
         outputs = model.get_outputs_for_camera(camera)
-        depth = torch.where(outputs["accumulation"] > SOLID, outputs[depth_output(outputs, None)], 0.0).squeeze(-1)
+        depth = solid_depth(outputs)
         if "mask" in (data := dataset.get_data(number)):
             depth = torch.where(data["mask"].to(depth.device).squeeze(-1).bool(), depth, 0.0)
         found.append(
             PosedPicture(
-                photograph(dataset, number, dataset.metadata["alpha_color"]),
                 depth.cpu(),
                 view.viewmats[0].cpu(),
                 view.Ks[0].cpu(),
+                photograph(dataset, number, dataset.metadata["alpha_color"]),
             )
         )
     tell(len(dataset), len(dataset))

@@ -96,6 +96,10 @@ class SplatDataset(InputDataset):
         width, height = self._file_sizes[index]
         return max(1, int(width * self.scale_factor)), max(1, int(height * self.scale_factor))
 
+    def file_size(self, image_idx: int) -> Tuple[int, int]:
+        """Width and height of the file on disk."""
+        return self._file_sizes[image_idx]
+
     def is_undistorted(self, image_idx: int) -> bool:
         """Whether a picture was warped, so that it is not the whole file any more."""
         return self._undistortions[image_idx] is not None
@@ -149,8 +153,9 @@ class SplatDataset(InputDataset):
         """
         image = self.get_image_uint8(image_idx) if image_type == "uint8" else self.get_image_float32(image_idx)
         data = {"image_idx": image_idx, "image": image}
-        if self._dataparser_outputs.mask_filenames is not None:
-            data["mask"] = self._mask(image_idx)
+        mask = self.mask(image_idx)
+        if mask is not None:
+            data["mask"] = mask
             if self.mask_color:
                 color = torch.tensor(self.mask_color, dtype=torch.float32)
                 color = (color * 255).to(torch.uint8) if image_type == "uint8" else color
@@ -158,8 +163,11 @@ class SplatDataset(InputDataset):
         data.update(self.get_metadata(data))
         return data
 
-    def _mask(self, image_idx: int) -> Tensor:
-        path = self._dataparser_outputs.mask_filenames[image_idx]  # type: ignore[index]
+    def mask(self, image_idx: int) -> Optional[Tensor]:
+        """[H, W, 1] bool, which pixels of the picture count; None where all do."""
+        if self._dataparser_outputs.mask_filenames is None:
+            return None
+        path = self._dataparser_outputs.mask_filenames[image_idx]
         mask = pictures.read_mask(path)
         if mask.shape[1::-1] != self._file_sizes[image_idx]:
             raise InputError(

@@ -98,6 +98,22 @@ class ImageEncoder(Encoder, Protocol):
 
 
 @runtime_checkable
+class DenseEncoder(Encoder, Protocol):
+    """Pictures to maps of vectors."""
+
+    def encode_map(self, picture: Tensor) -> Tensor:
+        """[H, W, 3] colours in [0, 1] to [h, w, C] float32. No gradient.
+
+        The map is of the whole picture, of whatever size: vector (i, j) is of what lies around pixel
+        ((i + 0.5) H / h, (j + 0.5) W / w), where the centre of the first pixel is at (0.5, 0.5).
+
+        Raises:
+            InputError: where the picture is smaller than what one vector is of.
+        """
+        ...
+
+
+@runtime_checkable
 class TextEncoder(Encoder, Protocol):
     """Phrases to vectors of the space of some encoder of pictures, whose name it has."""
 

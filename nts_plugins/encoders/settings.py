@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional
 
 
 @dataclass
@@ -64,6 +64,27 @@ class CodecSettings:
     of your own as package.module:function."""
     weights: Optional[Path] = None
     """The folder of its weights, as it is published. None fetches them, once."""
+
+
+@dataclass
+class DenseSettings:
+    """Which model makes maps of features, and how."""
+
+    name: str = "dinov2_b14"
+    """Of the model, see :func:`nts_plugins.encoders.dense.known`, or a function of your own as
+    package.module:function."""
+    weights: Optional[Path] = None
+    """A file or folder of its weights. None fetches the published ones, once."""
+    longest: int = 512
+    """Longer side, in pixels, of the pictures that the model is shown; smaller ones stay as they are."""
+    reading: Literal["fixed", "paper"] = "fixed"
+    """"paper" repeats what Feat2GS's program does otherwise than the models' own: it reads MAE's last but one block,
+    and shows CLIP pictures normalised for ImageNet."""
+
+    @property
+    def space(self) -> str:
+        """Name of the space of the features: all that they depend on, but for the weights."""
+        return f"{self.name} {self.longest}" + (" paper" if self.reading == "paper" else "")
 
 
 def name_of_regions(encoder: str, generator: str, tallest: int) -> str:

@@ -145,6 +145,55 @@ def compare_surfaces(found: Points, truth: Points, threshold: float) -> Dict[str
     return result
 
 
+def compare_paired(
+    found: NDArray[np.float64], own: NDArray[np.float64], truth: NDArray[np.float64]
+) -> Dict[str, float]:
+    """Distances of points whose true places are known, once they are registered to these, in the points' unit.
+
+    Feat2GS (Chen et al., CVPR 2025), section 4: estimated scenes have a frame and a scale of their own.
+
+    Args:
+        found: [M, 3], at least 4, not all at one place.
+        own: [M, 3] the true place of each.
+        truth: [P, 3] all of the true surface.
+
+    Returns:
+        accuracy (mean distance of found points to the nearest true one), completeness (of true points to the nearest
+        found one), and distance (of found points to their own true place).
+    """
+    from scipy.spatial import KDTree
+
+    scale, turn, shift = similarity(found, own)
+    registered = scale * found @ turn.T + shift
+    return {
+        "accuracy": float(KDTree(truth).query(registered, workers=-1)[0].mean()),
+        "completeness": float(KDTree(registered).query(truth, workers=-1)[0].mean()),
+        "distance": float(np.linalg.norm(registered - own, axis=1).mean()),
+    }
+
+
+def similarity(source: NDArray[np.float64], target: NDArray[np.float64]) -> Tuple[float, NDArray, NDArray]:
+    """Scale s, rotation R [3, 3] and shift t [3] with the least sum of ``|s R x + t - y|^2`` (Umeyama 1991).
+
+    Args:
+        source: [M, 3] x.
+        target: [M, 3] y.
+
+    Raises:
+        ValueError: where all points of the source are at one place.
+    """
+    source, target = np.asarray(source, np.float64), np.asarray(target, np.float64)
+    middle, goal = source.mean(axis=0), target.mean(axis=0)
+    spread = np.square(source - middle).sum() / len(source)
+    if not spread > 0:
+        raise ValueError("All points are at one place.")
+    u, values, v = np.linalg.svd((target - goal).T @ (source - middle) / len(source))
+    signs = np.array([1.0, 1.0, np.sign(np.linalg.det(u) * np.linalg.det(v)) or 1.0])
+    turn = (u * signs) @ v
+    scale = float((values * signs).sum() / spread)
+    return scale, turn, goal - scale * turn @ middle
+
+
 def _raycasting(vertices: NDArray[np.float64], faces: NDArray[np.int64]) -> Any:
     """A function that says which points [P, 3] are seen from a place [3]."""
     import open3d

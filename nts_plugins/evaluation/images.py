@@ -2,10 +2,12 @@
 """The image protocol: PSNR, SSIM and LPIPS of every held-out view, and the file that keeps each view's numbers."""
 
 import json
+import math
 import statistics
 from pathlib import Path
 from typing import Dict, List, Mapping, Optional, Sequence, Union
 
+import torch
 from torch import Tensor
 
 from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
@@ -32,6 +34,24 @@ def compare(prediction: Tensor, target: Tensor, lpips: Optional[Lpips] = None) -
     distance = lpips(prediction, target) if lpips is not None else None
     if distance is not None:
         metrics["lpips"] = float(distance)
+    return metrics
+
+
+def compare_inside(prediction: Tensor, target: Tensor, mask: Tensor, lpips: Optional[Lpips] = None) -> Dict[str, float]:
+    """Metrics of the pixels of a mask alone: what :func:`compare` says, where other pixels are the true ones, of errors
+    that are means over the picture, taken as means over the mask. So a full mask changes nothing, and for PSNR it does
+    not matter how much of the picture a mask covers. Windows of SSIM and LPIPS at its border also see true pixels.
+
+    Args:
+        prediction, target, lpips: as of :func:`compare`.
+        mask: [H, W, 1] bool, not empty.
+    """
+    share = float(mask.float().mean())
+    metrics = compare(torch.where(mask, prediction, target), target, lpips)
+    metrics["psnr"] += 10.0 * math.log10(share)
+    metrics["ssim"] = 1.0 - (1.0 - metrics["ssim"]) / share
+    if "lpips" in metrics:
+        metrics["lpips"] /= share
     return metrics
 
 

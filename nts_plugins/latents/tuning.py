@@ -21,9 +21,10 @@ from torch import Tensor
 
 from nts_plugins.encoders.latents import LatentCodec, Posterior
 from nts_plugins.errors import InputError
-from nts_plugins.latents.correspondence import PosedPicture, neighbours, pair_weights, places_in, pose_distances
+from nts_plugins.latents.correspondence import CLOSE, PosedPicture, neighbours, pair_weights, pose_distances
 from nts_plugins.latents.settings import TuningSettings
 from nts_plugins.latents.training import CodecTraining
+from nts_plugins.surfaces.depth_views import places_in
 
 LEAST_SHARE = 0.125
 """Of a square's latents must be seen in the other one too, for the two to be a pair."""
@@ -97,7 +98,7 @@ class Pairs:
         corner = [self._factor * draw.randrange((whole - self._side) // self._factor + 1) for whole in here.depth.shape]
         cells = torch.cartesian_prod(*[torch.arange(self._side // self._factor)] * 2)
         points = self._factor * (cells.flip(1) + 0.5) + torch.tensor([corner[1], corner[0]])
-        places, same = places_in(here, there, points)
+        places, same = places_in(here, there, points, CLOSE)
         if float(same.float().mean()) < LEAST_SHARE:
             return None
         middle = places[same].median(dim=0).values.flip(0)

@@ -40,16 +40,20 @@ def training_shots(
         progress(index, len(cameras))
         camera = cameras[index : index + 1]
         outputs = pipeline.model.get_outputs_for_camera(camera)
-        drawn = outputs[depth_output(outputs, depth)].squeeze(-1)
-        solid = outputs["accumulation"].squeeze(-1) > SOLID
         view = view_of(camera, camera.camera_to_worlds)
         yield Shot(
             _array(outputs["rgb"]),
-            _array(torch.where(solid, drawn, 0.0)),
+            _array(solid_depth(outputs, depth)),
             _array(view.Ks[0]).astype(np.float64),
             _array(view.viewmats[0]).astype(np.float64),
         ).within(center, side)
     progress(len(cameras), len(cameras))
+
+
+def solid_depth(outputs: Mapping[str, Tensor], wanted: Optional[str] = None) -> Tensor:
+    """[H, W] depth of a drawn picture, scene units; 0 where it shows no surface. See :func:`training_shots`."""
+    drawn = outputs[depth_output(outputs, wanted)].squeeze(-1)
+    return torch.where(outputs["accumulation"].squeeze(-1) > SOLID, drawn, 0.0)
 
 
 def depth_output(outputs: Mapping[str, Tensor], wanted: Optional[str]) -> str:

@@ -78,6 +78,34 @@ class ExponentialDecay(ExponentialDecayScheduler):
         return LambdaLR(optimizer, lr_lambda=lambda step: self.factor(step, lr_init))
 
 
+@dataclass
+class WarmStartConfig(ExponentialDecayConfig):
+    """Rates of a warm start, in equal ratios from one to another, and then those of :class:`ExponentialDecayConfig`."""
+
+    _target: Type = field(default_factory=lambda: WarmStart)
+    warm_lr: float = 1e-2
+    """The first rate."""
+    warm_lr_final: float = 1e-4
+    """The last one of the warm start."""
+    warm_steps: int = 1000
+    """Its steps."""
+    from_start: bool = True
+    """Whether ``max_steps`` are counted from the first step of all, or from the first one after the warm start."""
+
+
+class WarmStart(ExponentialDecay):
+    """See :class:`WarmStartConfig`."""
+
+    config: WarmStartConfig  # type: ignore[assignment]
+
+    def factor(self, step: int, lr_init: float) -> float:
+        config = self.config
+        if step < config.warm_steps:
+            ratio = config.warm_lr_final / config.warm_lr
+            return config.warm_lr * ratio ** (step / max(1, config.warm_steps - 1)) / lr_init
+        return super().factor(step if config.from_start else step - config.warm_steps, lr_init)
+
+
 def scale_learning_rates(
     groups: Mapping[str, Dict[str, Any]], scales: Mapping[str, float]
 ) -> Dict[str, Dict[str, Any]]:

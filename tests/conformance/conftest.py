@@ -12,6 +12,8 @@ from tests import runs
 from tests.captures import write_capture, write_regions
 
 STEPS = 130
+WARM_START = 100
+"""Of these, of methods that have one."""
 
 # Adds, removes and resets splats within those steps, and visits every resolution.
 BUSY = {
@@ -47,7 +49,9 @@ def busy_options(method: str) -> List[str]:
     """Options that make a few steps do what takes thousands by default, for what settings the method has."""
     pipeline = runs.parse(method).pipeline
     model = pipeline.model
-    busy = [option for setting, options in BUSY.items() if hasattr(model, setting) for option in options]
+    left_out = "densify" if hasattr(model, "warm_start") else None  # Such splats stay as many as they are.
+    used = [setting for setting in BUSY if hasattr(model, setting) and setting != left_out]
+    busy = [option for setting in used for option in BUSY[setting]]
     if method in DECODED:
         busy += ["--pipeline.model.pixel-decoder.features", "4", "--pipeline.model.pixel-decoder.hidden", "8"]
     if hasattr(model, "language"):
@@ -58,6 +62,11 @@ def busy_options(method: str) -> List[str]:
     if hasattr(pipeline.datamanager, "codec"):
         busy += ["--pipeline.datamanager.codec.name", "tests.encoders.small:block_codec"]
         busy += ["--pipeline.model.alignment-start", "110"]
+    if hasattr(model, "warm_start"):
+        busy += ["--pipeline.model.warm-start", str(WARM_START), "--pipeline.model.pose-steps", "15"]
+        if model.mode != "free":
+            busy += ["--pipeline.datamanager.features.name", "iuvrgb"]
+        busy += ["--pipeline.model.refine-test-poses.steps", "3", "--pipeline.datamanager.stride", "4"]
     for head in model.heads:
         busy += [f"--pipeline.model.heads.{head}.start-step", "10"]
     if pipeline.datamanager.train_views is not None:
@@ -72,7 +81,8 @@ def first_of_its_kind(method: str) -> bool:
     def kind(name: str) -> Tuple[Any, ...]:
         model = runs.parse(name).pipeline.model
         fit = model.language.fit if hasattr(model, "language") else None
-        return type(model), model.strategy, fit, tuple(sorted(model.heads)), name in DECODED
+        mode = getattr(model, "mode", None)
+        return type(model), model.strategy, fit, mode, tuple(sorted(model.heads)), name in DECODED
 
     return next(name for name in registered_methods() if kind(name) == kind(method)) == method
 

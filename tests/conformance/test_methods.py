@@ -25,7 +25,7 @@ from nts_plugins.files import load
 from nts_plugins.rasterization import rasterize
 from tests import runs
 from tests.captures import load_meta, save_meta, write_capture, write_regions
-from tests.conformance.conftest import STEPS, Trained, busy_options, first_of_its_kind, registered_methods
+from tests.conformance.conftest import STEPS, WARM_START, Trained, busy_options, first_of_its_kind, registered_methods
 
 
 def test_the_methods_of_this_package_are_registered() -> None:
@@ -55,18 +55,20 @@ def test_help_is_printed(method: str, capsys: pytest.CaptureFixture) -> None:
 
 def test_loss_falls(trained: Trained) -> None:
     assert len(trained.losses) == STEPS and all(map(math.isfinite, trained.losses))
-    # Compared at full resolution, before the opacity reset of the busy settings.
-    assert np.mean(trained.losses[88:100]) < 0.8 * np.mean(trained.losses[10:22])
+    # Compared at full resolution, before the opacity reset of the busy settings. Splats of pixels begin with the pixels'
+    # colours, and where no network has to learn them there is little to gain.
+    good = getattr(trained.trainer.pipeline.model.config, "mode", None) == "free"
+    assert np.mean(trained.losses[88:100]) < (0.95 if good else 0.8) * np.mean(trained.losses[10:22])
 
 
 def test_densification_keeps_everything_in_step(trained: Trained) -> None:
     model, optimizers = trained.trainer.pipeline.model, trained.trainer.optimizers.optimizers
-    assert model.num_points != trained.initial_count
+    assert (model.num_points != trained.initial_count) is not hasattr(model, "readout")
     for name, value in model.gauss_params.items():
         assert len(value) == model.num_points, name
-        if name not in optimizers:
-            assert not value.requires_grad, f"{name} has no optimizer"
+        if not value.requires_grad:
             continue
+        assert name in optimizers, f"{name} has no optimizer"
         (held,) = optimizers[name].param_groups[0]["params"]
         assert held is value
         for moment in optimizers[name].state.get(value, {}).values():
@@ -296,7 +298,8 @@ def test_masked_pictures_train(method: str, capture: Path, tmp_path: Path) -> No
     left[:, : meta["w"] // 2] = 255
     Image.fromarray(left).save(masked / "mask.png")
     save_meta(masked, {**meta, "frames": [{**frame, "mask_path": "mask.png"} for frame in meta["frames"]]})
-    trainer = runs.trainer(method, masked, tmp_path / "outputs", 3, *busy_options(method))
+    options = ["0" if option == str(WARM_START) else option for option in busy_options(method)]
+    trainer = runs.trainer(method, masked, tmp_path / "outputs", 3, *options)
     before = trainer.pipeline.model.gauss_params["features_dc"].detach().clone()
     trainer.train()
     assert not torch.equal(trainer.pipeline.model.gauss_params["features_dc"], before)

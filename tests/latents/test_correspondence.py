@@ -2,10 +2,14 @@
 """Places that two views see: on a wall, where they are known in both, and hidden ones; weights by how far views are."""
 
 import math
+from dataclasses import replace
+from typing import Tuple
 
 import torch
 
-from nts_plugins.latents.correspondence import PosedPicture, neighbours, pair_weights, places_in, pose_distances
+from nts_plugins.latents.correspondence import CLOSE, PosedPicture, neighbours, pair_weights, pose_distances
+from nts_plugins.surfaces.depth_views import DepthView
+from nts_plugins.surfaces.depth_views import places_in as places_within
 
 WIDTH, HEIGHT = 40, 30
 K = torch.tensor([[35.0, 0.0, 19.5], [0.0, 34.0, 15.25], [0.0, 0.0, 1.0]])
@@ -27,7 +31,11 @@ def before_wall(x: float, distance: float = 4.0, turned: float = 0.0) -> PosedPi
     rays = torch.stack([columns, rows, torch.ones_like(rows)], dim=-1) @ torch.linalg.inv(K).T
     towards = rays @ viewmat[:3, :3]  # to the world's axes
     depth = distance / towards[..., 2]
-    return PosedPicture(torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8), depth, viewmat, K)
+    return PosedPicture(depth, viewmat, K, torch.zeros(HEIGHT, WIDTH, 3, dtype=torch.uint8))
+
+
+def places_in(here: DepthView, there: DepthView, points: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
+    return places_within(here, there, points, CLOSE)
 
 
 def middles() -> torch.Tensor:
@@ -56,11 +64,11 @@ def test_hidden_and_unknown_places_do_not_correspond() -> None:
     here = before_wall(0.0)
     nearer = before_wall(0.5, distance=2.0)  # Something stands before the wall there.
     assert not places_in(here, nearer, middles())[1].any()
-    unknown = PosedPicture(here.picture, torch.zeros_like(here.depth), here.viewmat, here.K)
+    unknown = replace(here, depth=torch.zeros_like(here.depth))
     assert not places_in(here, unknown, middles())[1].any()
     assert not places_in(unknown, here, middles())[1].any()
     behind = before_wall(0.0, turned=math.pi)
-    behind = PosedPicture(here.picture, here.depth, behind.viewmat, here.K)
+    behind = replace(here, viewmat=behind.viewmat)
     assert not places_in(here, behind, middles())[1].any()
 
 

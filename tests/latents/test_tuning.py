@@ -33,7 +33,7 @@ def wall(shift: float, seed: int = 0) -> PosedPicture:
     texture = torch.nn.functional.interpolate(texture.permute(2, 0, 1)[None], (30, 90), mode="bicubic")[0]
     start = 20 + round(35 * shift / 2)
     picture = texture[:, :, start : start + 40].permute(1, 2, 0).clamp(0, 255).to(torch.uint8)
-    return PosedPicture(picture, torch.full((30, 40), 2.0), looking(shift), K)
+    return PosedPicture(torch.full((30, 40), 2.0), looking(shift), K, picture)
 
 
 @pytest.fixture
