@@ -56,7 +56,8 @@ class Predict:
     def _named(self, paths: List[Path]) -> List[str]:
         # Folders as they are on the disk: ".." from a link to a folder leads to the folder's own parent.
         folder = self.output_path.absolute().parent.resolve()
-        return [Path(os.path.relpath(path.absolute().parent.resolve() / path.name, folder)).as_posix() for path in paths]
+        places = [path.absolute().parent.resolve() / path.name for path in paths]
+        return [Path(os.path.relpath(place, folder)).as_posix() for place in places]
 
     def _predicted(self) -> Any:
         import torch

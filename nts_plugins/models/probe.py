@@ -105,7 +105,7 @@ class ProbeModel(SplatModel):
         large = features.numel() > HALF_FROM and not points.control
         self.readout = Readout(features.shape[1], {name: tuple(self.gauss_params[name].shape[1:]) for name in names})
         features = features.half() if large and not self.config.tune_features else features.float()
-        self.features = Parameter(features) if self.config.tune_features else features
+        self.features = Parameter(features.clone()) if self.config.tune_features else features
         self._targets_of_warm_start = {name: self.gauss_params[name].detach().clone() for name in names}
         self._stale = True
 
