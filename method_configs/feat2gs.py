@@ -11,8 +11,7 @@ from typing import Any, Dict
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from nts_plugins.data.probe_data import NO_FEATURES, ProbeDatamanagerConfig
-from nts_plugins.encoders.settings import DenseSettings
+from nts_plugins.data.probe_data import NO_FEATURES, DenseSettings, ProbeDatamanagerConfig
 from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.method_configs._everyday import splat_trainer
 from nts_plugins.models.probe import ProbeModelConfig

@@ -23,8 +23,7 @@ from typing import Any, Dict
 from nerfstudio.cameras.camera_optimizers import CameraOptimizerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from nts_plugins.data.probe_data import NO_FEATURES, ProbeDatamanagerConfig
-from nts_plugins.encoders.settings import DenseSettings
+from nts_plugins.data.probe_data import NO_FEATURES, DenseSettings, ProbeDatamanagerConfig
 from nts_plugins.evaluation.poses import PoseRefinement
 from nts_plugins.method_configs._paper import paper_densification, paper_model, paper_trainer
 from nts_plugins.models.probe import ProbeModelConfig

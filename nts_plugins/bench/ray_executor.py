@@ -87,7 +87,8 @@ class RayExecutor:
                 places = os.pathsep.join(path or os.getcwd() for path in sys.path)
                 with environment({"RAY_USAGE_STATS_ENABLED": "0", "PYTHONPATH": places, **threads}):
                     ray.init(address="local", num_cpus=self.workers * self.threads, include_dashboard=False, **quiet)
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except Exception as error:  # Ray raises whatever it meets, Exception itself where a machine is too busy.
+            ray.shutdown()
             raise InputError(f"Ray does not start: {error}") from error
         if polite is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, polite)  # Ray puts its own in place, which knows nothing of who calls it.

@@ -74,7 +74,7 @@ def _head(found: Analysis) -> List[str]:
 
 def _of_mode(mode: str, own: Mode, metrics: Sequence[str]) -> List[str]:
     parts = [means_table(own.all_scenes, metrics)]
-    if len({each.scenes for table in own.all_scenes.values() for each in table.values() if each.scenes}) > 1:
+    if any(len({table[name].scenes for table in own.all_scenes.values()} - {0}) > 1 for name in metrics):
         parts.append(
             "Not all have the same scenes. Only those that have the most are marked; the differences are fair."
         )
@@ -110,7 +110,9 @@ def means_table(table: Table, metrics: Sequence[str], intervals: bool = True) ->
         return str(max(each, default=0))
 
     rows = [[f"`{_code(name)}`", count(table[name]), *(texts[name][metric] for metric in columns)] for name in table]
-    return _table(["features", *counts, *map(header, columns)], rows)
+    most_scenes = {metric: max(own[metric].scenes for own in table.values()) for metric in columns}
+    fewer = {name: f" ({few} scenes)" for name, few in most_scenes.items() if few < max(most_scenes.values())}
+    return _table(["features", *counts, *(header(name) + fewer.get(name, "") for name in columns)], rows)
 
 
 def marked(texts: Mapping[str, str], values: Mapping[str, float], metric: str) -> Dict[str, str]:

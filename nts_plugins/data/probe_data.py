@@ -49,9 +49,9 @@ class ProbeDatamanagerConfig(SplatDatamanagerConfig):
 
     _target: Type = field(default_factory=lambda: ProbeDatamanager)
     features: DenseSettings = field(default_factory=DenseSettings)
-    """What makes features. Names of several models, with "+" between them, put their features side by side; their
-    ``weights`` are then a folder with a file or folder named after each. "iuv" and "iuvrgb" are controls that no
-    network makes, and may be added to models. "none" makes none, for splats that are trained freely."""
+    """What makes features. Names of several models, with "+" between them, put their features side by side; ``weights``
+    may be a folder with a file or folder named after each. "iuv" and "iuvrgb" are controls that no network makes, and
+    may be added to models. "none" makes none, for splats that are trained freely."""
     dimensions: int = 256
     """Principal components of a feature, at most."""
     unit_scale: bool = False
@@ -186,7 +186,7 @@ class ProbeDatamanager(SplatDatamanager):
     def _maps(self, name: str, models: List[str]) -> List[Tensor]:
         """What one of several models makes of each training picture."""
         settings, maps = self.config.features, []
-        weights = _of(settings.weights, name) if len(models) > 1 else settings.weights
+        weights = _of(settings.weights, name, alone=len(models) == 1)
         own = replace(settings, name=name, weights=weights)
         encoder = load_dense(own, self.device, "--pipeline.datamanager.features.weights")
         with progress(f"Features of {name}") as (tell, _):
@@ -200,11 +200,10 @@ class ProbeDatamanager(SplatDatamanager):
         return over_background(batch["image"], self.train_dataset.metadata["alpha_color"])
 
 
-def _of(folder: Optional[Path], name: str) -> Optional[Path]:
-    """The file or folder of a model's weights in a folder of several models'."""
-    if folder is None:
-        return None
-    found: List[Any] = sorted(path for path in folder.glob(f"{name}*") if name in (path.name, path.stem))
-    if not found:
-        raise InputError(f"{folder} has no file or folder of weights that is named {name}, after the model.")
-    return found[0]
+def _of(path: Optional[Path], name: str, alone: bool) -> Optional[Path]:
+    """The file or folder of a model's weights: in a folder of several models' it bears the model's name."""
+    found: List[Any] = [] if path is None else sorted(path.glob(f"{name}*"))
+    named = [each for each in found if name in (each.name, each.stem)]
+    if named or alone or path is None:
+        return named[0] if named else path
+    raise InputError(f"{path} has no file or folder of weights that is named {name}, after the model.")

@@ -2,13 +2,13 @@
 """ALIKED (Zhao et al., "ALIKED: A Lighter Keypoint and Descriptor Extraction Network via Deformable Transformation",
 IEEE TIM 2023, arXiv 2304.03608) as a map of features.
 
-Written from the paper and from the names and shapes of the published weights (BSD-3). What neither tells was decided by
-statistics that the weights keep of their training pictures, which photographs repeat in this wiring and in no other, and
-by how often descriptors of one place are nearest neighbours in two views:
+Written from the paper and from the names and shapes of the published weights (BSD-3). What neither tells was decided
+by the statistics that the weights keep of their training pictures, which photographs repeat in this wiring only, and by
+how often descriptors of one place are nearest neighbours in two views:
 
 * activations are SELU, and colours enter as they are, in [0, 1];
-* maps of the four blocks are resized with their corner pixels aligned. Towards the border of a picture, what its deepest
-  blocks say is therefore up to 16 pixels from where it is said to be, as it was in training;
+* maps of the four blocks are resized with their corner pixels aligned, which matches a little better. Towards the
+  border of a picture, what the deepest block says is therefore up to 16 pixels from where it is said to be;
 * of the numbers that say where the descriptor looks, the first half is across and the second half is down.
 
 The part that finds keypoints is left out. Its four layers of weights are not read.
@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.deformable import deformable_convolution, sampled
+from nts_plugins.encoders.patch_maps import AS_THEY_ARE
 from nts_plugins.encoders.settings import DenseSettings
-from nts_plugins.encoders.small_networks import NetworkMaps, file_of, filled
+from nts_plugins.encoders.small_networks import NetworkMap, file_of, filled
 
 SOURCE = "https://github.com/Shiaoming/ALIKED/raw/main/models"
 """Where the weights are."""
@@ -65,8 +66,8 @@ class _Block(nn.Module):
 
 
 class _Descriptor(nn.Module):
-    """The sparse deformable descriptor head (section III-C): a weighted sum of what it finds at places around a keypoint,
-    which it chooses by the features there. Here the keypoints are the centres of all cells."""
+    """The sparse deformable descriptor head (section III-C): a weighted sum of what it finds at places around a
+    keypoint, which it chooses by the features there. Here the keypoints are the centres of all cells."""
 
     def __init__(self, width: int, places: int) -> None:
         super().__init__()
@@ -88,12 +89,14 @@ class _Descriptor(nn.Module):
 
 
 class Aliked(nn.Module):
-    """Pictures [B, 3, H, W] in [0, 1], with sides that are multiples of 32, to vectors [B, C, H / 4, W / 4] of unit length.
+    """Pictures [B, 3, H, W] in [0, 1], with sides that are multiples of 32, to vectors [B, C, H / 4, W / 4] of unit
+    length.
 
     Args:
         widths: see :data:`WIDTHS`.
         describes: whether vectors are those of the descriptor head, which looks at 16 places up to tens of pixels away,
-            or the aggregated features that it and the finder of keypoints read (section III-B), averaged over 4 x 4 pixels.
+            or the aggregated features that it and the finder of keypoints read (section III-B), averaged over 4 x 4
+            pixels.
     """
 
     def __init__(self, widths: Sequence[int], describes: bool = False) -> None:
@@ -127,6 +130,6 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
         InputError: where the weights are not to be had, or are others'.
     """
     model, _, head = settings.name.removeprefix("aliked_").partition("_")
-    path, name = file_of(settings, f"{SOURCE}/aliked-{model}.pth", option)
+    path = file_of(settings, f"{SOURCE}/aliked-{model}.pth", option)
     network = filled(Aliked(WIDTHS[model], head == "sddh"), path, without="score_head.")
-    return NetworkMaps(network, name, WIDTHS[model][-1], MULTIPLE, settings.longest, device)
+    return NetworkMap(network, settings, device, AS_THEY_ARE, CELL, MULTIPLE)

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.codecs import load_codec
 from nts_plugins.encoders.latents import LatentCodec
+from nts_plugins.encoders.patch_maps import AS_THEY_ARE
 from nts_plugins.encoders.settings import CodecSettings, DenseSettings
-from nts_plugins.encoders.small_networks import NetworkMaps
+from nts_plugins.encoders.small_networks import NetworkMap
 
 
 class _Latents(nn.Module):
@@ -27,5 +28,4 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
         InputError: where its weights, or what runs it, are not to be had.
     """
     codec = load_codec(CodecSettings(settings.name, settings.weights), device, option)
-    name = settings.space if settings.weights is None else f"{settings.space} {codec.fingerprint()[:12]}"
-    return NetworkMaps(_Latents(codec), name, codec.channels, codec.factor, settings.longest, device)
+    return NetworkMap(_Latents(codec), settings, device, AS_THEY_ARE, codec.factor)

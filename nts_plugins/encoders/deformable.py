@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Convolutions whose taps move (Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv 1703.06211, section 2.1),
-and their modulation (Zhu et al., CVPR 2019, arXiv 1811.11168, section 3.2), in plain torch.
+"""Convolutions whose taps move (Dai et al., "Deformable Convolutional Networks", ICCV 2017, arXiv 1703.06211, section
+2.1), and their modulation (Zhu et al., CVPR 2019, arXiv 1811.11168, section 3.2), in plain torch.
 
 torchvision has them compiled, and that part cannot be loaded beside every torch.
 """
@@ -8,6 +8,7 @@ torchvision has them compiled, and that part cannot be loaded beside every torch
 from typing import Optional
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -16,23 +17,15 @@ def sampled(values: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
     Args:
         values: [B, C, H, W].
-        rows: [B, ...] places, where 0 is the middle of the first row. Fractions and places outside are allowed.
-        columns: [B, ...] of the same shape.
+        rows: [B, h, w] places, where 0 is the middle of the first row. Fractions and places outside are allowed.
+        columns: [B, h, w].
 
     Returns:
-        [B, C, ...].
+        [B, C, h, w].
     """
-    batch, channels, height, width = values.shape
-    flat = values.flatten(2)
-    top, left = rows.floor(), columns.floor()
-    total = values.new_zeros(batch, channels, rows[0].numel())
-    for row, column in ((top, left), (top, left + 1), (top + 1, left), (top + 1, left + 1)):
-        weight = (1.0 - (rows - row).abs()) * (1.0 - (columns - column).abs())
-        weight = weight * ((row >= 0) & (row < height) & (column >= 0) & (column < width))
-        index = row.clamp(0, height - 1).long() * width + column.clamp(0, width - 1).long()
-        index = index.reshape(batch, 1, -1).expand(-1, channels, -1)
-        total = total + flat.gather(2, index) * weight.reshape(batch, 1, -1)
-    return total.view(batch, channels, *rows.shape[1:])
+    height, width = values.shape[2:]
+    places = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], dim=-1)
+    return F.grid_sample(values, places, mode="bilinear", padding_mode="zeros", align_corners=False)
 
 
 def deformable_convolution(

@@ -119,7 +119,8 @@ def shown(picture: Tensor, multiple: int, longest: int, name: str) -> Tensor:
     if min(height, width) < multiple:
         raise InputError(f"A picture of {width}x{height} pixels is smaller than a patch of {name}, {multiple} pixels.")
     ratio = min(1.0, longest / max(height, width))
-    size = [max(1, round(side * ratio / multiple)) * multiple for side in (height, width)]
+    most = max(1, longest // multiple)
+    size = [min(max(1, round(side * ratio / multiple)), most) * multiple for side in (height, width)]
     batch = picture.permute(2, 0, 1)[None].float()
     if size == [height, width]:
         return batch

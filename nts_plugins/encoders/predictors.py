@@ -8,6 +8,7 @@ from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor
 
 from nts_plugins.encoders import weights
@@ -20,6 +21,9 @@ LICENCES: Dict[str, str] = {
 }
 """Of published weights."""
 
+
+_NOT_WEIGHTS = (LookupError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
+"""What is raised for files that hold something else, or half of it."""
 
 Place = Tuple[int, int, int, int]
 """Of a picture in another one: row and column of its first pixel, height, width."""
@@ -86,17 +90,17 @@ class Vggt:
                 ) from error
         file = weights.given(path, "VGGT")
         model = VGGT()
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         try:
             if file.suffix == ".safetensors":
+                from safetensors.torch import load_file
+
                 state = load_file(str(file))
             else:
                 state = torch.load(file, map_location="cpu", weights_only=True)
             model.load_state_dict(state)
-        except (RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
-            raise InputError(f"{file} does not hold weights of VGGT: {str(error).splitlines()[0]}") from error
+        except _NOT_WEIGHTS as error:
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            raise InputError(f"{file} does not hold weights of VGGT: {reason}") from error
         return cls(model.to(device), file.name, longest)
 
     @torch.no_grad()

@@ -6,13 +6,14 @@
 * IterMVS (Wang et al., "IterMVS: Iterative Probability Estimation for Efficient Multi-View Stereo", CVPR 2022, arXiv
   2112.05126, section 3.1).
 
-Both halve a picture three times, and add to each level what the coarser ones say, resized bilinearly (Lin et al., "Feature
-Pyramid Networks", CVPR 2017). They are written from the papers and from the names and shapes of the published weights (MIT).
-What neither tells was decided by the statistics that weights keep of their training pictures, and by how often vectors of
-one place are nearest neighbours in two views: PatchmatchNet takes colours in [0, 1], IterMVS in [-1, 1].
+Both halve a picture three times, and add to each level what the coarser ones say, resized bilinearly (Lin et al.,
+"Feature Pyramid Networks", CVPR 2017). They are written from the papers and from the names and shapes of the published
+weights (MIT). What neither tells was decided by the statistics that weights keep of their training pictures, and by how
+often vectors of one place are nearest neighbours in two views: PatchmatchNet takes colours in [0, 1], IterMVS in
+[-1, 1].
 
-A map has a vector for every 4 x 4 pixels, of the three levels side by side, each at unit length: stereo compares vectors of
-one level only, so that their lengths have nothing to do with each other, and one level would hide the others.
+A map has a vector for every 4 x 4 pixels, of the three levels side by side, each at unit length: stereo compares
+vectors of one level only, so that their lengths have nothing to do with each other, and one would hide the others.
 """
 
 from typing import List
@@ -22,8 +23,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nts_plugins.encoders.base import DenseEncoder
+from nts_plugins.encoders.deformable import sampled
+from nts_plugins.encoders.patch_maps import AS_THEY_ARE, SIGNED
 from nts_plugins.encoders.settings import DenseSettings
-from nts_plugins.encoders.small_networks import NetworkMaps, file_of, filled
+from nts_plugins.encoders.small_networks import NetworkMap, file_of, filled
 
 COARSEST = 8
 """Pixels between two vectors of the coarsest level."""
@@ -63,7 +66,7 @@ class _Pyramid(nn.Module):
     """Pictures to three levels, and to one map of them."""
 
     def levels(self, pictures: Tensor) -> List[Tensor]:
-        """[B, 3, H, W] in [0, 1], with sides that are multiples of 8, to [B, C, H / s, W / s] for each s of STRIDES."""
+        """[B, 3, H, W], with sides that are multiples of 8, to [B, C, H / s, W / s] for each s of STRIDES."""
         raise NotImplementedError
 
     def forward(self, pictures: Tensor) -> Tensor:
@@ -74,24 +77,20 @@ class _Pyramid(nn.Module):
         repeats the last pixels, lies beyond either end.
         """
         cells = [side // CELL for side in pictures.shape[2:]]
-        parts = []
-        for level, stride in zip(
-            self.levels(F.pad(pictures, (0, COARSEST) * 2, mode="replicate")), STRIDES, strict=True
-        ):
-            rows, columns = (
-                ((torch.arange(n, device=level.device) + 0.5) * CELL - 0.5) / stride * 2 / (side - 1) - 1
-                for n, side in zip(cells, level.shape[2:], strict=True)
-            )
-            places = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-            read = F.grid_sample(level, places.expand(len(level), -1, -1, -1), align_corners=True)
-            parts.append(F.normalize(read, dim=1))
+        centres = [(torch.arange(number, device=pictures.device) + 0.5) * CELL - 0.5 for number in cells]
+        rows, columns = (each.expand(len(pictures), -1, -1) for each in torch.meshgrid(*centres, indexing="ij"))
+        levels = self.levels(F.pad(pictures, (0, COARSEST) * 2, mode="replicate"))
+        parts = [
+            F.normalize(sampled(level, rows / stride, columns / stride), dim=1)
+            for level, stride in zip(levels, STRIDES, strict=True)
+        ]
         return torch.cat(parts, dim=1)
 
 
 class PatchmatchPyramid(_Pyramid):
-    """Eleven convolutions; those of 5 x 5 pixels halve the picture."""
+    """Eleven convolutions; those of 5 x 5 pixels halve the picture. Vectors have 64 + 32 + 16 numbers."""
 
-    WIDTH = 64 + 32 + 16
+    COLOURS = AS_THEY_ARE
 
     def __init__(self) -> None:
         super().__init__()
@@ -112,9 +111,10 @@ class PatchmatchPyramid(_Pyramid):
 
 
 class IterPyramid(_Pyramid):
-    """A convolution and three layers of two residual blocks, each of which halves the picture."""
+    """A convolution and three layers of two residual blocks, each of which halves the picture. Vectors have 48 + 32 +
+    16 numbers."""
 
-    WIDTH = 48 + 32 + 16
+    COLOURS = SIGNED
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,7 +127,7 @@ class IterPyramid(_Pyramid):
             self.add_module(f"output{number}", nn.Conv2d(top, after, 3, padding=1))
 
     def levels(self, pictures: Tensor) -> List[Tensor]:
-        values, seen = F.relu(self.conv1(2.0 * pictures - 1.0)), []
+        values, seen = F.relu(self.conv1(pictures)), []
         for number in (1, 2, 3):
             values = self.get_submodule(f"layer{number}")(values)
             seen.append(values)
@@ -158,5 +158,5 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
         InputError: where the weights are not to be had, or are others'.
     """
     network, url, prefix = _PUBLISHED[settings.name]
-    path, name = file_of(settings, url, option)
-    return NetworkMaps(filled(network(), path, prefix), name, network.WIDTH, COARSEST, settings.longest, device)
+    filled_one = filled(network(), file_of(settings, url, option), prefix)
+    return NetworkMap(filled_one, settings, device, network.COLOURS, CELL, COARSEST)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.dense import shown
+from nts_plugins.encoders.patch_maps import named, said
 from nts_plugins.encoders.settings import DenseSettings
 from nts_plugins.encoders.small_networks import file_of
 from nts_plugins.errors import InputError
@@ -36,8 +37,9 @@ class Layer:
     stride: int
     """Pixels between two vectors."""
     first: float
-    """Where the first vector looks: the place of its middle in pixels, where that of the first pixel is at 0.5. Halving
-    a side of even length, TensorFlow pads its end only, and so looks at pixels 1, 3, 5; one of odd length, at 0, 2, 4."""
+    """Where the first vector looks: the place of its middle in pixels, where that of the first pixel is at 0.5. To
+    halve a side of even length, TensorFlow pads its end only, and so looks at pixels 1, 3, 5; of odd length, at 0, 2,
+    4."""
 
 
 _PUBLISHED = {
@@ -49,12 +51,12 @@ _PUBLISHED = {
 }
 """Name to file and layer.
 
-MobileNetV2's is the last one of 14 x 14 vectors, of 96 numbers. Those of 7 x 7 behind it find a place again in a second
-view half as often. DeepLab's is what its head reads, the last of the layers below, of 320 numbers: layers before it tell
-places apart better, and the ones behind it little but classes."""
+MobileNetV2's is the last one of 14 x 14 vectors, of 96 numbers. Those of 7 x 7 behind it find a place again in a
+second view half as often. DeepLab's is what its head reads, of 320 numbers: layers before it tell places apart better,
+and the ones behind it little but classes."""
 
 
-class TfliteMaps:
+class TfliteMap:
     """A :class:`~nts_plugins.encoders.base.DenseEncoder` that reads an inner layer of a network.
 
     Args:
@@ -78,7 +80,7 @@ class TfliteMaps:
             if each["name"].split(";")[0] == layer.name and len(each["shape"]) == 4
         ]
         if not found or tuple(self._input["shape"]) != (1, side, side, 3) or self._input["dtype"].__name__ != "uint8":
-            raise InputError(f"{path} is not the network that was expected: it has no layer {layer.name}, or no picture.")
+            raise InputError(f"{path} is another network: it has no layer {layer.name}, or its picture is another one.")
         self._layer: Dict[str, Any] = found[0]
         self._name, self._longest, self._device, self._stride = name, longest, device, layer.stride
         # The vector ``skipped`` is the first one whose middle can be that of a cell.
@@ -128,7 +130,7 @@ def _interpreter(path: Path) -> Any:
         )
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
-        raise InputError(f"{path} is not a network that ai-edge-litert reads: {str(error).splitlines()[0]}") from error
+        raise InputError(f"{path} is not a network that ai-edge-litert reads: {said(error)}") from error
     return interpreter
 
 
@@ -139,5 +141,5 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
         InputError: where ai-edge-litert is missing, or the file is not to be had, or is something else.
     """
     file, layer = _PUBLISHED[settings.name]
-    path, name = file_of(settings, f"{SOURCE}/{file}", option)
-    return TfliteMaps(path, layer, name, settings.longest, device)
+    path = file_of(settings, f"{SOURCE}/{file}", option)
+    return TfliteMap(path, layer, named(settings), settings.longest, device)

@@ -56,8 +56,9 @@ def refined_pose(
         for step in range(settings.steps + 1):
             pose = moved(camera_to_world.detach(), turn, shift)
             error = ((draw(pose) - photograph).abs() * weight).sum() / total
-            if float(error) < least:
-                best, least = pose.detach().clone(), float(error)
+            found = float(error.detach())
+            if found < least:
+                best, least = pose.detach().clone(), found
             if step == settings.steps:
                 break
             # Not backward(), which would leave gradients in whatever else draws the picture.

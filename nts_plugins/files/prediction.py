@@ -34,7 +34,7 @@ class Prediction:
     viewmats: NDArray[np.float64]
     """[N, 4, 4] world to camera, OpenCV axes, rigid; lengths in a unit of the prediction's own."""
     Ks: NDArray[np.float64]
-    """[N, 3, 3] pinhole intrinsics in pixels of the photographs, pixel centres at +0.5."""
+    """[N, 3, 3] pinhole intrinsics without skew, in pixels of the photographs, pixel centres at +0.5."""
     sizes: NDArray[np.int64]
     """[N, 2] width and height of the photographs."""
     depths: NDArray[np.float32]

@@ -40,6 +40,9 @@ class ProbeModelConfig(SplatModelConfig):
     mode: Mode = "geometry"
     """What is read out of features, and what is trained freely: the splats' geometry, their texture, all of them, or
     nothing (InstantSplat's way, as a control)."""
+    hidden: Optional[int] = None
+    """Width of the networks' hidden layer; None makes it as wide as a feature, so that networks of short features, such
+    as those of controls, can say less. A number gives all features networks of one size."""
     warm_start: int = 1000
     """Steps in which networks learn to say what the splats are at the start, before pictures are drawn. None in mode
     "free", which has no networks."""
@@ -76,10 +79,18 @@ class ProbeModel(SplatModel):
                 "The splats of a probe stay as many as they are: --pipeline.model.strategy mcmc, --pipeline.model."
                 "num-downscales, --pipeline.model.exposure and heads are not for this method."
             )
-        if min(config.warm_start, config.warm_batch, config.pose_steps) < 0:
+        if (
+            min(
+                config.warm_start,
+                config.warm_batch,
+                config.pose_steps,
+                (1 if config.hidden is None else config.hidden) - 1,
+            )
+            < 0
+        ):
             raise InputError(
                 "--pipeline.model.warm-start, --pipeline.model.warm-batch and --pipeline.model.pose-steps must not be "
-                "below 0."
+                "below 0, and --pipeline.model.hidden must be at least 1."
             )
         points = self._scene.points
         super().populate_modules()
@@ -103,11 +114,15 @@ class ProbeModel(SplatModel):
                 f"--pipeline.datamanager.features.name."
             )
         large = features.numel() > HALF_FROM and not points.control
-        self.readout = Readout(features.shape[1], {name: tuple(self.gauss_params[name].shape[1:]) for name in names})
+        self.readout = self._networks(features.shape[1])
         features = features.half() if large and not self.config.tune_features else features.float()
         self.features = Parameter(features.clone()) if self.config.tune_features else features
         self._targets_of_warm_start = {name: self.gauss_params[name].detach().clone() for name in names}
         self._stale = True
+
+    def _networks(self, channels: int) -> Readout:
+        shapes = {name: tuple(self.gauss_params[name].shape[1:]) for name in READ_OUT[self.config.mode]}
+        return Readout(channels, shapes, self.config.hidden)
 
     @property
     def _scene(self) -> ProbeScene:
@@ -296,10 +311,7 @@ class ProbeModel(SplatModel):
         """Make room for networks and features of a checkpoint, where there are no pictures to make them of."""
         networks = below(state, "readout.networks.")
         if networks:
-            channels = next(iter(networks.values())).shape[-1]
-            names = READ_OUT[self.config.mode]
-            shapes = {name: tuple(self.gauss_params[name].shape[1:]) for name in names}
-            self.readout = Readout(channels, shapes).to(self.device)
+            self.readout = self._networks(next(iter(networks.values())).shape[-1]).to(self.device)
         if "features" in state:
             self.features = Parameter(torch.empty_like(state["features"], device=self.device))
 

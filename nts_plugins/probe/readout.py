@@ -5,7 +5,7 @@ Feat2GS (Chen et al., CVPR 2025), section 3: ``G_i = g(f_i)``, two linear layers
 alone. What comes out are the values that 3DGS trains: logarithms of scales, logits of opacities, harmonics.
 """
 
-from typing import Dict, Literal, Mapping, Tuple
+from typing import Dict, Literal, Mapping, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -32,15 +32,19 @@ class Readout(nn.Module):
     """A network for each attribute.
 
     Args:
-        channels: C, of a feature; hidden layers are as wide.
+        channels: C, of a feature.
         shapes: of a splat's attribute, by name: ``{"means": (3,), ...}``.
+        hidden: width of the layer between; None takes C, as the paper does.
     """
 
-    def __init__(self, channels: int, shapes: Mapping[str, Tuple[int, ...]]) -> None:
+    def __init__(self, channels: int, shapes: Mapping[str, Tuple[int, ...]], hidden: Optional[int] = None) -> None:
         super().__init__()
         self.shapes = dict(shapes)
         self.networks = nn.ModuleDict(
-            {name: Mlp(channels, _count(shape), hidden=channels, layers=1) for name, shape in self.shapes.items()}
+            {
+                name: Mlp(channels, _count(shape), hidden=hidden or channels, layers=1)
+                for name, shape in self.shapes.items()
+            }
         )
 
     def forward(self, features: Tensor) -> Dict[str, Tensor]:

@@ -7,14 +7,16 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import pytest
 
+from nts_plugins.bench import driver
 from nts_plugins.bench.driver import Account, run_bench, spoken
 from nts_plugins.bench.executors import LocalExecutor
-from nts_plugins.bench.grid import Cell, Grid, Results
+from nts_plugins.bench.grid import Cell, Grid, Result, Results
 from nts_plugins.bench.work import Task, cores, load_work, perform
 from nts_plugins.errors import InputError
 from nts_plugins.files.claims import claimed
@@ -251,6 +253,34 @@ def test_a_benchmark_that_was_killed_goes_on(tmp_path: Path) -> None:
     times = Counter(map(len, worked(count).values()))
     assert set(times) <= {1, 2} and times[2] <= 2, "only what was under way was done again"
     assert len(Results(folder).all()[0]) == 12 and nothing_is_left(folder)
+
+
+def test_a_result_that_comes_while_a_cell_is_claimed_is_not_made_again(tmp_path: Path, monkeypatch) -> None:
+    """Another process finishes between the look at the result and the claim."""
+    request, results, count = grid(count=str(tmp_path / "count")), Results(tmp_path / "out"), tmp_path / "count"
+    first = request.cells()[0]
+
+    @contextmanager
+    def slow(path: Path) -> Iterator[bool]:
+        if path == results.claim(first):
+            results.write(Result(first, request.settings, {}, {"psnr": 1.0}))
+        with claimed(path) as mine:
+            yield mine
+
+    monkeypatch.setattr(driver, "claimed", slow)
+    account = run(tmp_path / "out", request)
+    assert account.there == [first] and len(account.done) == 3 and first.slug not in worked(count)
+    assert nothing_is_left(tmp_path / "out")
+
+
+def test_workers_do_not_outlive_a_benchmark_that_was_killed(tmp_path: Path) -> None:
+    """Nor do the processes that they started, however long their work would take."""
+    count = tmp_path / "count"
+    process = start(tmp_path / "out", count, 0, "tests.bench.work:with_child")
+    until(lambda: len(processes_of(count)) == 4)
+    process.kill()
+    process.wait()
+    until(lambda: not any(map(_runs, processes_of(count))), 20)
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM], ids=lambda sign: sign.name)

@@ -172,6 +172,20 @@ def test_metrics_that_are_missing_leave_their_columns_out(tmp_path: Path, grid: 
     assert ranked["clip"][3] == ranked["clip"][-1] == "–" and ranked["clip"][1] == "3.00"
 
 
+def test_metrics_that_some_scenes_have(tmp_path: Path, grid: Grid) -> None:
+    """As where there is a true surface of one of them."""
+    results = [
+        Result(**{**each.__dict__, "metrics": {"psnr": each.metrics["psnr"]}}) if each.cell.scene == "cat" else each
+        for each in results_of(grid, ("psnr", "accuracy"))
+    ]
+    text, _ = written(tmp_path, grid, results)
+    found = tables(text)
+    assert found["Geometry"][0] == ["features", "scenes", "PSNR ↑", "Acc ↓ (1 scenes)"]
+    assert found["fox, geometry"][0][2:] == ["PSNR ↑", "Acc ↓"] and found["cat, geometry"][0][2:] == ["PSNR ↑"]
+    assert "Not all have the same scenes" not in text and found["Geometry"][2][3].startswith("**")
+    assert found["Ranks, geometry"][0][1:3] == ["PSNR (2 scenes)", "Acc (1 scenes)"]
+
+
 def test_prefixes_are_columns_of_their_own() -> None:
     names = ("masked_psnr", "published_psnr", "published_lpips", "masked_lpips", "gt_distance", "views", "masked_ssim")
     rows = [{"scene": "fox", "features": "iuv", "mode": "all", "seed": 1, **dict.fromkeys(names, 1.0)}]

@@ -12,7 +12,15 @@ import trimesh
 from nts_plugins.cli.compare_geometry import CompareGeometry
 from nts_plugins.cli.main import main
 from nts_plugins.errors import InputError
-from nts_plugins.evaluation.geometry import Frustum, Points, compare_surfaces, sample_surface, seen
+from nts_plugins.evaluation.geometry import (
+    Frustum,
+    Points,
+    compare_paired,
+    compare_surfaces,
+    sample_surface,
+    seen,
+    similarity,
+)
 
 SQUARE = np.array([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]]), np.array([[0, 1, 2], [0, 2, 3]])
 
@@ -39,6 +47,79 @@ def test_angles_do_not_ask_which_side_a_normal_points_to() -> None:
     turned = np.array([[0.0, math.sin(0.3), math.cos(0.3)], [0, 0, -1.0]])
     scores = compare_surfaces(Points(np.eye(3)[:2], turned), Points(np.eye(3)[:2], np.eye(3)[[2, 2]]), 1.0)
     assert scores["normal_degrees"] == pytest.approx(math.degrees(0.3) / 2)
+
+
+def rotation(seed: int = 0) -> np.ndarray:
+    turn, _ = np.linalg.qr(np.random.default_rng(seed).normal(size=(3, 3)))
+    return turn * np.sign(np.linalg.det(turn))
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 250.0])
+def test_a_known_similarity_is_found(scale: float) -> None:
+    turn, shift = rotation(), np.array([3.0, -200.0, 7.0])
+    source = np.random.default_rng(1).normal(size=(50, 3)) + [100.0, 0, -5]
+    found = similarity(source.astype(np.float32), scale * source.astype(np.float32) @ turn.T + shift)
+    assert found[0] == pytest.approx(scale, rel=1e-5)
+    np.testing.assert_allclose(found[1], turn, atol=1e-5)
+    np.testing.assert_allclose(found[2], shift, atol=1e-3 * max(scale, 1))
+
+
+def test_a_similarity_does_not_mirror() -> None:
+    """Mirrored points are met by a turn and a smaller scale, as well as that goes (Umeyama's case of det < 0)."""
+    source = np.random.default_rng(1).normal(size=(200, 3)) * [3.0, 2.0, 0.5]
+    scale, turn, shift = similarity(source, source * [1, 1, -1])
+    assert np.linalg.det(turn) == pytest.approx(1.0)
+    variances = source.var(axis=0)
+    np.testing.assert_allclose(turn, np.eye(3), atol=0.1)
+    assert scale == pytest.approx((variances[0] + variances[1] - variances[2]) / variances.sum(), rel=1e-2)
+
+    def misses(scale: float, turn: np.ndarray) -> float:
+        moved = scale * (source - source.mean(axis=0)) @ turn.T
+        return float(np.square(moved - (source - source.mean(axis=0)) * [1, 1, -1]).sum())
+
+    least = misses(scale, turn)
+    for other in (rotation(seed) for seed in range(20)):
+        assert misses(scale, other) > least
+    assert misses(1.02 * scale, turn) > least and misses(0.98 * scale, turn) > least
+    flat = source * [1, 1, 0]
+    scale, turn, _ = similarity(flat, 2 * flat @ rotation().T)
+    assert scale == pytest.approx(2.0) and np.linalg.det(turn) == pytest.approx(1.0), "points of a plane are enough"
+    np.testing.assert_allclose(flat @ turn.T, flat @ rotation().T, atol=1e-9)
+
+
+def test_points_at_one_place_have_no_similarity() -> None:
+    with pytest.raises(ValueError, match="at one place"):
+        similarity(np.ones((5, 3)), np.eye(5, 3))
+
+
+def test_paired_distances_by_hand() -> None:
+    """A cube whose corners are found a tenth too far out, in a frame of their own: registering takes that away. Then
+    two opposite ones are moved apart, which no similarity can undo."""
+    corners = np.array([[x, y, z] for x in (-1.0, 1) for y in (-1.0, 1) for z in (-1.0, 1)])
+    turn, shift = rotation(), np.array([5.0, 6, 7])
+    truth = np.concatenate([corners, [[0.0, 0, 3]]])
+    scores = compare_paired(0.2 * 1.1 * corners @ turn.T + shift, corners, truth)
+    assert scores["accuracy"] == pytest.approx(0, abs=1e-9) and scores["distance"] == pytest.approx(0, abs=1e-9)
+    # Of nine true points one, at (0, 0, 3), is sqrt(1 + 1 + 4) away from the nearest corner.
+    assert scores["completeness"] == pytest.approx(math.sqrt(6) / 9)
+    wrong = corners.copy()
+    wrong[[0, 7]] *= 1.5
+    scores = compare_paired(0.2 * wrong @ turn.T + shift, corners, corners)
+    # The scale with the least squares: sum of x.y over sum of x.x.
+    scale = (6 * 3 + 2 * 4.5) / (6 * 3 + 2 * 6.75)
+    each = math.sqrt(3) * np.array([abs(scale - 1)] * 6 + [abs(1.5 * scale - 1)] * 2)
+    assert scores == pytest.approx({name: each.mean() for name in ("accuracy", "completeness", "distance")})
+
+
+def test_paired_distance_is_to_the_own_point_and_accuracy_to_the_nearest() -> None:
+    """Two neighbours that are taken for each other lie on the surface all the same."""
+    true = np.random.default_rng(0).uniform(-10, 10, (40, 3))
+    true[1] = true[0] + [0.3, 0, 0]
+    found = true.copy()
+    found[[0, 1]] = true[[1, 0]]
+    scores = compare_paired(found, true, true)
+    assert scores["distance"] == pytest.approx(2 * 0.3 / 40, rel=0.05)
+    assert scores["accuracy"] < 0.1 * scores["distance"] and scores["completeness"] < 0.1 * scores["distance"]
 
 
 def test_samples_are_even_over_the_area_and_the_same_for_a_seed() -> None:

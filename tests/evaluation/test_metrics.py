@@ -40,6 +40,86 @@ def test_comparing_clamps_what_was_drawn() -> None:
     assert list(images.compare(prediction, target)) == ["psnr", "ssim"]
 
 
+def halves(height: int = 60, width: int = 80, *, error: float = 0.1) -> "tuple[torch.Tensor, torch.Tensor]":
+    """A picture, and another one with errors of one size all over."""
+    generator = torch.Generator().manual_seed(0)
+    target = 0.2 + 0.6 * torch.rand(height, width, 3, generator=generator)
+    signs = torch.randint(0, 2, target.shape, generator=generator) * 2.0 - 1.0
+    return target + error * signs, target
+
+
+def rectangle(rows: slice, columns: slice) -> torch.Tensor:
+    mask = torch.zeros(60, 80, 1, dtype=torch.bool)
+    mask[rows, columns] = True
+    return mask
+
+
+def test_inside_a_full_mask_is_everywhere() -> None:
+    prediction, target = pair()
+    full = torch.ones(40, 56, 1, dtype=torch.bool)
+    assert images.compare_inside(prediction, target, full) == pytest.approx(images.compare(prediction, target))
+    beyond = images.compare_inside(prediction * 3, target, full)
+    assert beyond == pytest.approx(images.compare(prediction * 3, target)), "clamped, too"
+
+
+@pytest.mark.parametrize(
+    "rows, columns", [(slice(0, 60), slice(0, 8)), (slice(20, 40), slice(10, 40)), (slice(7), slice(9))]
+)
+def test_how_much_a_mask_covers_does_not_change_psnr(rows: slice, columns: slice) -> None:
+    prediction, target = halves()
+    inside = images.compare_inside(prediction, target, rectangle(rows, columns))
+    assert inside["psnr"] == pytest.approx(20.0, abs=1e-3)
+    # What lies outside does not count, whatever it is.
+    mask = rectangle(rows, columns)
+    spoilt = torch.where(mask, prediction, torch.zeros(3))
+    assert images.compare_inside(spoilt, target, mask) == pytest.approx(inside)
+
+
+def test_psnr_inside_is_that_of_these_pixels() -> None:
+    prediction, target = pair(60, 80)
+    mask = torch.rand(60, 80, 1, generator=torch.Generator().manual_seed(3)) < 0.3
+    inside = images.compare_inside(prediction, target, mask)
+    assert inside["psnr"] == pytest.approx(float(psnr(prediction[mask[..., 0]], target[mask[..., 0]])), abs=1e-3)
+    assert list(inside) == ["psnr", "ssim"]
+
+
+def test_ssim_inside_is_about_that_of_these_pixels() -> None:
+    """Of errors that are alike everywhere, but for windows at the border, which are more than pixels inside."""
+    prediction, target = halves()
+    plain = images.compare(prediction, target)["ssim"]
+    for columns in (20, 40, 60, 80):
+        inside = images.compare_inside(prediction, target, rectangle(slice(0, 60), slice(0, columns)))["ssim"]
+        assert inside == pytest.approx(plain, abs=0.2 * (1 - plain)), columns
+    assert images.compare_inside(target, target, rectangle(slice(9), slice(9)))["ssim"] == pytest.approx(1.0, abs=1e-4)
+
+
+def test_black_outside_of_a_small_mask_flatters() -> None:
+    """Feat2GS's program averages over all of the picture, where pixels that do not count are black in both."""
+    prediction, target = halves()
+    mask = rectangle(slice(0, 60), slice(0, 8))
+    assert float(mask.float().mean()) == pytest.approx(0.1)
+    published = images.compare(prediction * mask, target * mask)
+    inside = images.compare_inside(prediction, target, mask)
+    assert published["psnr"] == pytest.approx(inside["psnr"] + 10.0, abs=1e-3), "a tenth of the error: ten decibel"
+    assert 1 - published["ssim"] < 0.3 * (1 - inside["ssim"])
+
+
+def test_lpips_inside_is_divided_by_what_a_mask_covers() -> None:
+    prediction, target = halves()
+    mask = rectangle(slice(0, 60), slice(0, 20))
+    asked = []
+
+    def lpips(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        asked.append((one, other))
+        return (one - other).abs().mean()
+
+    inside = images.compare_inside(prediction, target, mask, lpips)  # type: ignore[arg-type]
+    assert inside["lpips"] == pytest.approx(0.1, rel=1e-4)
+    assert torch.equal(asked[0][0], torch.where(mask, prediction, target)) and torch.equal(asked[0][1], target)
+    nothing = images.compare_inside(prediction, target, mask, lambda *_: None)  # type: ignore[arg-type]
+    assert list(nothing) == ["psnr", "ssim"]
+
+
 def test_average_by_hand() -> None:
     rows = [{"psnr": 20.0, "ssim": 0.5}, {"psnr": 22.0, "ssim": 0.7}]
     assert images.average(rows) == pytest.approx({"psnr": 21.0, "ssim": 0.6})

@@ -244,6 +244,11 @@ def test_a_checkpoint_draws_the_same_without_pictures(tuned: bool) -> None:
     assert torch.equal(again.eval().get_outputs_for_camera(camera())["rgb"], expected)
 
 
+def test_networks_are_as_wide_as_features_or_as_they_are_told() -> None:
+    widths = [probe_of(hidden=hidden).readout.networks["means"][0].out_features for hidden in (None, 7)]
+    assert widths == [5, 7]
+
+
 def test_a_checkpoint_of_another_mode_is_refused() -> None:
     with pytest.raises(InputError, match="of the mode geometry, and this run is of the mode texture"):
         probe_of("texture").load_state_dict(probe_of("geometry").state_dict())
@@ -340,6 +345,7 @@ def test_places_are_compared_with_those_of_their_own_pixels() -> None:
     [
         ({"warm_start": -1}, "warm-start"),
         ({"pose_steps": -1}, "pose-steps"),
+        ({"hidden": 0}, "hidden"),
         ({"num_downscales": 1}, "num-downscales"),
         ({"exposure": True}, "exposure"),
         ({"strategy": "mcmc"}, "mcmc"),

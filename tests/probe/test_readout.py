@@ -51,6 +51,16 @@ def test_each_network_has_two_linear_layers_as_wide_as_a_feature() -> None:
     torch.testing.assert_close(networks(features)["features_rest"], expected, atol=1e-6, rtol=1e-5)
 
 
+def test_the_layer_between_may_have_a_width_of_its_own() -> None:
+    networks = Readout(6, SHAPES, hidden=16)
+    for name, shape in SHAPES.items():
+        linear = [each for each in networks.networks[name] if isinstance(each, nn.Linear)]
+        count = int(torch.Size(shape).numel())
+        assert [(each.in_features, each.out_features) for each in linear] == [(6, 16), (16, count)]
+    found = networks(features_of(channels=6))
+    assert {name: tuple(value.shape[1:]) for name, value in found.items()} == SHAPES
+
+
 @pytest.mark.parametrize("name", list(SHAPES))
 def test_who_gets_a_gradient_from_what_is_read(name: str) -> None:
     """Each attribute teaches its own network alone, and features; but harmonics do not teach features."""
@@ -106,7 +116,9 @@ def test_the_loss_of_the_warm_start_by_hand() -> None:
     expected = sum(float((found[name] - targets[name]).detach().abs().sum()) / targets[name].numel() for name in found)
     assert float(networks.regression_loss(features, targets).detach()) == pytest.approx(expected, rel=1e-5)
     targets["features_dc"] += 100.0
-    assert float(networks.regression_loss(features, targets).detach()) == pytest.approx(expected, rel=1e-5), "is not read out"
+    assert float(networks.regression_loss(features, targets).detach()) == pytest.approx(expected, rel=1e-5), (
+        "is not read out"
+    )
     targets["opacities"] += 1.0
     assert float(networks.regression_loss(features, targets).detach()) != pytest.approx(expected, rel=1e-3)
 
