@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 FOLDERS = {"nts_plugins": "nts_plugins", "method_configs": "nts_plugins.method_configs"}
 """Source folders and the package name each is imported under."""
 
-ENCODER_LIBRARIES = ("open_clip", "segment_anything", "transformers", "diffusers")
+ENCODER_LIBRARIES = ("open_clip", "segment_anything", "transformers", "diffusers", "ai_edge_litert")
 BACKENDS = tuple(
     f"nts_plugins.rasterization.{path.stem}"
     for path in sorted((REPOSITORY / "nts_plugins" / "rasterization").glob("*.py"))

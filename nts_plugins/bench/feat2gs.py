@@ -31,7 +31,7 @@ def run_cell(cell: Cell, settings: Mapping[str, Any], folder: Path) -> Dict[str,
 
     _forget_writers()
     main(config)
-    pipeline = eval_setup(config.get_base_dir() / "config.yml", test_mode="test")[1]
+    pipeline: Any = eval_setup(config.get_base_dir() / "config.yml", test_mode="test")[1]
     metrics = pipeline.get_average_eval_image_metrics()
     return {name: value for name, value in metrics.items() if name not in COSTS}
 

@@ -7,7 +7,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, List, Literal, Optional, Tuple, Type
+from typing import Any, Callable, Iterable, List, Literal, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -170,17 +170,20 @@ class ProbeDatamanager(SplatDatamanager):
         places = [sites.pixels[sites.views == number] for number in range(len(views))]
         pictures = [self._shown(batch).cpu() for batch in self.cached_train]
         colors = [shown[at[:, 1].long(), at[:, 0].long()] for shown, at in zip(pictures, places, strict=True)]
-        parts: List[List[Tensor]] = [[torch.zeros(len(at), 0)] for at in places]
+        maps = None
         if models and models != [NO_FEATURES]:
             maps = concatenated([self._maps(name, models) for name in models], config.dimensions, config.unit_scale)
-            for part, features, at, view in zip(parts, maps, places, views, strict=True):
-                part.append(at_pixels(features, at, view.size))
-        for name in controls:
-            for number, (part, at, view) in enumerate(zip(parts, places, views, strict=True)):
-                part.append(control(name, number, len(views), at, view.size, colors[number]))
-        features = torch.cat([torch.cat(part, dim=1) for part in parts])
+
+        def described(number: int) -> Tensor:
+            at, size = places[number], views[number].size
+            own = [torch.zeros(len(at), 0)] if maps is None else [at_pixels(maps[number], at, size)]
+            own += [control(name, number, len(views), at, size, colors[number]) for name in controls]
+            return torch.cat(own, dim=1)
+
+        parts: Iterable[Tensor] = map(described, range(len(views)))
         if models and controls:
-            features = projected([features], config.dimensions, config.unit_scale)[0]
+            parts = projected(list(parts), config.dimensions, config.unit_scale)
+        features = joined(parts, len(sites), exact=not models)
         return replace(sites, colors=torch.cat(colors), features=features, control=not models)
 
     def _maps(self, name: str, models: List[str]) -> List[Tensor]:

@@ -39,7 +39,7 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
     except (ImportError, RuntimeError) as error:  # diffusers turns what an import of its raises into a RuntimeError.
         raise InputError(
             f"{settings.name} is one of diffusers' models, and reads words by transformers: pip install "
-            f"'nts-plugins[latents,multilingual]'"
+            f"'nts-plugins[features]'"
         ) from error
     source = REPOSITORY
     if settings.weights is not None:

@@ -118,7 +118,7 @@ def _interpreter(path: Path) -> Any:
         from ai_edge_litert.interpreter import Interpreter, OpResolverType
     except ImportError as error:
         raise InputError(
-            f"Networks in tflite files need the package ai-edge-litert ({error}): pip install 'nts-plugins[tflite]'."
+            f"Networks in tflite files need the package ai-edge-litert ({error}): pip install 'nts-plugins[features]'."
         ) from error
     try:
         interpreter = Interpreter(

@@ -28,8 +28,6 @@ from nts_plugins.training.checkpoints import below
 
 FEATURES = "features"
 """The name of the optimizer of features, where they are tuned."""
-HALF_FROM = 1 << 25
-"""Numbers in features, from which they are kept in half precision."""
 
 
 @dataclass
@@ -113,10 +111,8 @@ class ProbeModel(SplatModel):
                 f"The mode {self.config.mode} reads splats out of features, and there are none: name a model with "
                 f"--pipeline.datamanager.features.name."
             )
-        large = features.numel() > HALF_FROM and not points.control
         self.readout = self._networks(features.shape[1])
-        features = features.half() if large and not self.config.tune_features else features.float()
-        self.features = Parameter(features.clone()) if self.config.tune_features else features
+        self.features = Parameter(features.float().clone()) if self.config.tune_features else features
         self._targets_of_warm_start = {name: self.gauss_params[name].detach().clone() for name in names}
         self._stale = True
 

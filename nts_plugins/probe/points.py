@@ -2,12 +2,15 @@
 """The splats of a probe: one for each pixel of the training pictures, or one for each square of them."""
 
 from dataclasses import dataclass
-from typing import List, Optional, Sequence, Tuple
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
 from nts_plugins.surfaces.depth_views import DepthView
+
+HALF_FROM = 1 << 25
+"""Numbers in features, from which they are kept in half precision."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,24 @@ class ProbePoints:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+
+def joined(parts: Iterable[Tensor], count: int, exact: bool) -> Tensor:
+    """[count, C] of features [M, C] of one picture after the other, of which one is in memory at a time.
+
+    Args:
+        parts: see above; all have the same C.
+        count: rows of all together.
+        exact: keep float32. Else many numbers (:data:`HALF_FROM`) are kept in half precision.
+    """
+    whole, row = None, 0
+    for part in parts:
+        if whole is None:
+            half = not exact and count * part.shape[1] > HALF_FROM
+            whole = torch.empty(count, part.shape[1], dtype=torch.float16 if half else torch.float32)
+        whole[row : row + len(part)] = part
+        row += len(part)
+    return torch.zeros(count, 0) if whole is None else whole
 
 
 def grid_of(size: Tuple[int, int], stride: int) -> Tuple[Tensor, Tensor]:

@@ -55,8 +55,8 @@ def test_help_is_printed(method: str, capsys: pytest.CaptureFixture) -> None:
 
 def test_loss_falls(trained: Trained) -> None:
     assert len(trained.losses) == STEPS and all(map(math.isfinite, trained.losses))
-    # Compared at full resolution, before the opacity reset of the busy settings. Splats of pixels begin with the pixels'
-    # colours, and where no network has to learn them there is little to gain.
+    # Compared at full resolution, before the opacity reset of the busy settings. Splats of pixels begin with colours of
+    # the pixels, and where no network has to learn them there is little to gain.
     good = getattr(trained.trainer.pipeline.model.config, "mode", None) == "free"
     assert np.mean(trained.losses[88:100]) < (0.95 if good else 0.8) * np.mean(trained.losses[10:22])
 

@@ -11,6 +11,10 @@ import pytest
 from tests.conformance.conftest import registered_methods
 
 FROZEN = {
+    "feat2gs-all-paper": "55b620ac93df23b5",
+    "feat2gs-free-paper": "951a14aeeaa6d1c2",
+    "feat2gs-paper": "35ffb4a095b5fb25",
+    "feat2gs-texture-paper": "407b336775746ec9",
     "langsplat-paper": "8595faf5fabe6fb5",
     "langsplatv2-paper": "b7ab04a76de40a71",
     "latent-radiance-field-paper": "f9a202eb8d4f2d78",
@@ -34,6 +38,10 @@ def digest(config: Any) -> str:
         "scale": config.pipeline.datamanager.camera_res_scale_factor,
         "views": config.pipeline.datamanager.train_views,
     }
+    data = config.pipeline.datamanager
+    if hasattr(data, "stride"):
+        names = ("features", "dimensions", "unit_scale", "stride", "least_confidence", "depth_from")
+        parts["pixels"] = {name: getattr(data, name) for name in names}
     text = json.dumps(_plain(parts), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -173,6 +173,15 @@ def test_several_models_have_weights_named_after_them(capture: Path, tmp_path: P
             del dense._OWN[name]
 
 
+def test_many_features_take_half_the_room_and_controls_do_not(capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = scene_of(manager(capture, features=BLOCKS, dimensions=3)).points
+    monkeypatch.setattr("nts_plugins.probe.points.HALF_FROM", 10)
+    points = scene_of(manager(capture, features=BLOCKS, dimensions=3)).points
+    assert points is not None and points.features.dtype == torch.float16  # type: ignore[union-attr]
+    assert torch.equal(points.features, exact.features.half())  # type: ignore[union-attr]
+    assert scene_of(manager(capture, features="iuvrgb")).points.features.dtype == torch.float32  # type: ignore
+
+
 # ---- test views
 
 

@@ -2,6 +2,7 @@
 """Splats that are read out of features: what each mode trains, the warm start, poses, what is kept and measured."""
 
 import math
+from dataclasses import replace
 from typing import Any, Dict, List, Optional, Set
 
 import pytest
@@ -15,7 +16,6 @@ from nts_plugins.evaluation.images import compare, compare_inside
 from nts_plugins.evaluation.poses import PoseRefinement
 from nts_plugins.gaussians.initialise import neighbour_distance, rgb_to_sh
 from nts_plugins.method_configs.feat2gs import probe_model
-from nts_plugins.models import probe
 from nts_plugins.models.probe import ProbeModel, ProbeModelConfig
 from nts_plugins.probe.points import ProbePoints
 from nts_plugins.probe.readout import READ_OUT
@@ -205,13 +205,12 @@ def test_tuned_features_learn_in_the_warm_start_only() -> None:
 # ---- what is kept
 
 
-def test_large_features_take_half_the_room_and_controls_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "HALF_FROM", 10)
-    model = probe_of()
-    assert model.features.dtype == torch.float16  # type: ignore[union-attr]
+def test_features_may_be_of_half_precision() -> None:
+    half = replace(points(), features=points().features.half())  # type: ignore[union-attr]
+    model = probe_of(known=half)
+    assert model.features is half.features
     assert torch.isfinite(Steps(model).run(5)).all()
-    assert probe_of(known=points(control=True)).features.dtype == torch.float32  # type: ignore[union-attr]
-    assert probe_of(tune_features=True).features.dtype == torch.float32  # type: ignore[union-attr]
+    assert probe_of(known=half, tune_features=True).features.dtype == torch.float32  # type: ignore[union-attr]
 
 
 def test_networks_speak_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
