@@ -33,7 +33,7 @@ class Pointmap:
 
     view: DepthView
     confidence: Tensor
-    """[H, W] in [0, 1]: the share of the scene's pixels that are less sure; 0 where depth is not known."""
+    """[H, W] in [0, 1]: the share of the scene's pixels that are no surer; 0 where depth is not known."""
 
 
 def source_of(dataset: SplatDataset) -> Source:
@@ -191,12 +191,11 @@ def _interpolated(places: NDArray, depths: NDArray, size: Tuple[int, int]) -> An
 
 
 def _shares(values: "list[NDArray]") -> "list[NDArray]":
-    """Of each number the share of all finite ones that are smaller, half of its equals included."""
+    """Of each number the share of all finite ones that are no larger: 1 where all are alike."""
     together = np.concatenate([each.reshape(-1) for each in values])
     finite = np.sort(together[np.isfinite(together)])
 
     def share(each: NDArray) -> NDArray:
-        low, high = np.searchsorted(finite, each, "left"), np.searchsorted(finite, each, "right")
-        return (low + high) / (2.0 * max(len(finite), 1))
+        return np.searchsorted(finite, each, "right") / max(len(finite), 1)
 
     return [share(each) for each in values]

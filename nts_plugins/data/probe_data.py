@@ -22,7 +22,7 @@ from nts_plugins.encoders.dense import load_dense
 from nts_plugins.encoders.settings import DenseSettings
 from nts_plugins.errors import InputError, describe
 from nts_plugins.probe.features import CONTROLS, at_pixels, concatenated, control, projected
-from nts_plugins.probe.points import ProbePoints, chosen_pixels, lone_views
+from nts_plugins.probe.points import ProbePoints, chosen_pixels, joined, lone_views
 from nts_plugins.progress import progress
 from nts_plugins.surfaces.depth_views import DepthView, covisible, splatted_depth
 

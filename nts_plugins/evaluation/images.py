@@ -10,7 +10,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from nts_plugins.evaluation.metrics import Lpips, psnr, ssim
+from nts_plugins.evaluation.metrics import Lpips, psnr, ssim, ssim_inside
 from nts_plugins.files.whole import result_file
 
 PROTOCOL = "held-out views, float pictures clamped to [0, 1]; SSIM 11x11 sigma 1.5, valid windows; LPIPS AlexNet"
@@ -38,18 +38,21 @@ def compare(prediction: Tensor, target: Tensor, lpips: Optional[Lpips] = None) -
 
 
 def compare_inside(prediction: Tensor, target: Tensor, mask: Tensor, lpips: Optional[Lpips] = None) -> Dict[str, float]:
-    """Metrics of the pixels of a mask alone: what :func:`compare` says, where other pixels are the true ones, of errors
-    that are means over the picture, taken as means over the mask. So a full mask changes nothing, and for PSNR it does
-    not matter how much of the picture a mask covers. Windows of SSIM and LPIPS at its border also see true pixels.
+    """Metrics of the pixels of a mask alone; a full mask changes nothing.
+
+    Other pixels are the true ones. PSNR is of the mean error inside, so that it does not matter how much of the picture
+    a mask covers. SSIM is the mean of the windows whose centres lie inside; those at the border also see true pixels.
+    LPIPS is divided by the share of the picture that the mask covers.
 
     Args:
         prediction, target, lpips: as of :func:`compare`.
         mask: [H, W, 1] bool, not empty.
     """
     share = float(mask.float().mean())
-    metrics = compare(torch.where(mask, prediction, target), target, lpips)
+    shown = torch.where(mask, prediction, target)
+    metrics = compare(shown, target, lpips)
     metrics["psnr"] += 10.0 * math.log10(share)
-    metrics["ssim"] = 1.0 - (1.0 - metrics["ssim"]) / share
+    metrics["ssim"] = ssim_inside(shown, target, mask)
     if "lpips" in metrics:
         metrics["lpips"] /= share
     return metrics

@@ -27,6 +27,18 @@ def ssim(prediction: Tensor, target: Tensor) -> Tensor:
     return losses.ssim(prediction, target)
 
 
+@torch.no_grad()
+def ssim_inside(prediction: Tensor, target: Tensor, mask: Tensor) -> float:
+    """The same of the windows whose centres lie in a mask [H, W, 1] bool; of all windows where none does."""
+    from nts_plugins import losses  # brings the kernels, which recipes must not
+
+    similarities = losses.ssim_map(prediction.clamp(0.0, 1.0), target)
+    rim = (mask.shape[0] - similarities.shape[0]) // 2
+    inside = mask[rim : rim + similarities.shape[0], rim : rim + similarities.shape[1], 0]
+    counted = similarities[inside] if bool(inside.any()) else similarities
+    return float(counted.mean()) if counted.numel() else 1.0
+
+
 class Lpips:
     """Learned perceptual distance (Zhang et al. 2018), lower is better; built when it is first asked for.
 

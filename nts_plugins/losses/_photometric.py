@@ -57,14 +57,22 @@ def l1_and_ssim(prediction: Tensor, target: Tensor) -> Tuple[Tensor, Tensor]:
 
 
 def ssim_reference(prediction: Tensor, target: Tensor) -> Tensor:
-    """Structural similarity in plain torch, any float type and device.
+    """Mean structural similarity in plain torch, any float type and device: of all windows of :func:`ssim_map`; 1 where
+    the picture holds none. Differentiable with respect to both."""
+    similarities = ssim_map(prediction, target)
+    return similarities.mean() if similarities.numel() else prediction.new_ones(())
 
-    Wang et al. 2004 with the 11 x 11 Gaussian window of sigma 1.5, over the windows that lie wholly inside the picture
-    and over all channels, as pytorch_msssim and nerfstudio compute it. Differentiable with respect to both.
+
+def ssim_map(prediction: Tensor, target: Tensor) -> Tensor:
+    """[H - 10, W - 10, C] structural similarity of each window of two pictures [H, W, C], in plain torch.
+
+    Wang et al. 2004 with the 11 x 11 Gaussian window of sigma 1.5, for the windows that lie wholly inside the picture
+    and all channels, as pytorch_msssim and nerfstudio compute it. The first one's centre is pixel (5, 5). Empty where
+    the picture is smaller than a window. Differentiable with respect to both.
     """
     height, width, channels = prediction.shape
     if min(height, width) < kernels.WINDOW:
-        return prediction.new_ones(())
+        return prediction.new_zeros(0, 0, channels)
     x, y = prediction.permute(2, 0, 1).contiguous(), target.permute(2, 0, 1).contiguous()
     maps = torch.cat([x, y, x * x, y * y, x * y])[None]  # [1, 5 C, H, W]
     taps = torch.from_numpy(kernels.gaussian_taps()).to(prediction).expand(5 * channels, 1, -1)
@@ -75,7 +83,7 @@ def ssim_reference(prediction: Tensor, target: Tensor) -> Tensor:
     variances = a_squared - a * a + b_squared - b * b
     covariance = product - a * b
     luminance = (2 * a * b + kernels.C1) / (a * a + b * b + kernels.C1)
-    return (luminance * (2 * covariance + kernels.C2) / (variances + kernels.C2)).mean()
+    return (luminance * (2 * covariance + kernels.C2) / (variances + kernels.C2)).permute(1, 2, 0)
 
 
 class _FusedPhotometric(torch.autograd.Function):

@@ -117,7 +117,7 @@ def test_depth_files_are_read_in_their_unit(tmp_path: Path, suffix: str) -> None
         torch.testing.assert_close(
             each.view.depth, truth_of(each.view), atol=1e-5 if suffix == ".npy" else 6e-4, rtol=0
         )
-        assert torch.equal(each.confidence, torch.full((36, 48), 0.5)), "all alike"
+        assert torch.equal(each.confidence, torch.full((36, 48), 1.0)), "all alike"
         on_plane = each.view.points_at(each.view.pixels()).double().numpy() @ NORMAL
         np.testing.assert_allclose(on_plane, OFFSET, atol=1e-2)
     views = true_depth(dataset)
@@ -158,7 +158,7 @@ def test_unknown_depth_is_zero_and_unsure(tmp_path: Path) -> None:
     np.save(path, depth)
     each = pointmaps(dataset_of(config))[1]
     assert not each.view.depth[:4].any() and not each.confidence[:4].any()
-    assert (each.view.depth[4:] > 0).all() and (each.confidence[4:] == 0.5).all()
+    assert (each.view.depth[4:] > 0).all() and (each.confidence[4:] == 1.0).all()
 
 
 def test_depth_files_that_cannot_be_used_are_named(tmp_path: Path) -> None:
@@ -228,17 +228,17 @@ def test_confidences_are_shares_of_the_scene(tmp_path: Path) -> None:
     values = torch.cat([torch.from_numpy(sure).reshape(-1) for _, sure in prediction.values()])
     assert torch.equal(ranks.argsort(), values.argsort()), "the order is that of the whole scene"
     count = len(ranks)
-    assert float(ranks.min()) == pytest.approx(0.5 / count, rel=1e-3)
-    assert float(ranks.max()) == pytest.approx(1 - 0.5 / count, rel=1e-5)
+    assert float(ranks.min()) == pytest.approx(1 / count, rel=1e-3)
+    assert float(ranks.max()) == pytest.approx(1, rel=1e-5)
     assert float((ranks >= 0.4).float().mean()) == pytest.approx(0.6, abs=1e-3)
     assert [float(each.confidence.mean()) for each in maps] == pytest.approx([1 / 6, 1 / 2, 5 / 6], abs=1e-3)
-    # Only their order counts; and of equal ones half are less sure.
+    # Only their order counts, and equal ones are no surer than each other.
     odd = {path: (depth, np.exp(5 * sure) - 90.0) for path, (depth, sure) in prediction.items()}
     for one, other in zip(maps, pointmaps(dataset_of(config, **{PREDICTION: odd})), strict=True):
         torch.testing.assert_close(one.confidence, other.confidence, atol=1e-3, rtol=0)
     coarse = {path: (depth, np.floor(sure)) for path, (depth, sure) in prediction.items()}
     found = pointmaps(dataset_of(config, **{PREDICTION: coarse}))
-    for each, expected in zip(found, (1 / 6, 1 / 2, 5 / 6), strict=True):
+    for each, expected in zip(found, (1 / 3, 2 / 3, 1.0), strict=True):
         torch.testing.assert_close(each.confidence, torch.full((36, 48), expected))
 
 
@@ -265,7 +265,7 @@ def test_between_seed_points_of_a_plane_depth_is_exact(tmp_path: Path) -> None:
         assert float(error[6:-6, 6:-6].max()) < 1e-4
         # Beyond the outermost points it is the nearest one's depth.
         assert float(error.max()) < 0.25 and (each.view.depth > 0).all()
-        assert 0 < float(each.confidence.min()) and float(each.confidence.max()) < 1
+        assert 0 < float(each.confidence.min()) and float(each.confidence.max()) <= 1
 
 
 @pytest.mark.parametrize("scale_factor", [0.5])

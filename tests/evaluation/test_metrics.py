@@ -83,6 +83,25 @@ def test_psnr_inside_is_that_of_these_pixels() -> None:
     assert list(inside) == ["psnr", "ssim"]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_ssim_inside_does_not_depend_on_the_shape_of_a_mask(share: float) -> None:
+    """Of errors that are alike everywhere: a mask of scattered pixels says about what one square of as many says."""
+    prediction, target = halves()
+    scattered = torch.rand(60, 80, 1, generator=torch.Generator().manual_seed(2)) < share
+    side = int((60 * 80 * share) ** 0.5)
+    square = rectangle(slice(5, 5 + side), slice(5, 5 + side))
+    values = [images.compare_inside(prediction, target, mask)["ssim"] for mask in (scattered, square)]
+    plain = images.compare(prediction, target)["ssim"]
+    assert all(plain - 0.02 < value < 1 for value in values)
+    # No window has its centre at the picture's rim, and of one pixel in the middle there is one window.
+    rim = rectangle(slice(0, 3), slice(0, 80))
+    assert images.compare_inside(prediction, target, rim)["ssim"] < 1
+    one = rectangle(slice(30, 31), slice(40, 41))
+    own = torch.where(one, prediction, target)
+    expected = float(ssim(own[25:36, 35:46].contiguous(), target[25:36, 35:46].contiguous()))
+    assert images.compare_inside(prediction, target, one)["ssim"] == pytest.approx(expected, abs=1e-5)
+
+
 def test_ssim_inside_is_about_that_of_these_pixels() -> None:
     """Of errors that are alike everywhere, but for windows at the border, which are more than pixels inside."""
     prediction, target = halves()
