@@ -67,6 +67,9 @@ def main(options: Options) -> None:
         command += ["--max-num-iterations", str(options.warm + options.drawn)]
         command += ["--pipeline.model.warm-start", str(options.warm), "--pipeline.datamanager.train-views", "3"]
         command += ["--pipeline.datamanager.features.name", "benchmarks.probe_memory:noise"]
+        # A few steps leave networks saying nothing of sense, and splats larger than the scene. At the mean of what they
+        # should say they are as large as they will be.
+        command += ["--pipeline.model.mean-start", "True", "--pipeline.datamanager.unit-scale", "True"]
         command += ["--steps-per-eval-image", "1000000", "--steps-per-eval-all-images", "1000000"]
         usage = run_command(command, folder / "logs" / f"{method}.log")
         splats = _splats(folder / "llff_fern" / method / "run" / "nerfstudio_models")

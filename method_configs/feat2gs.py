@@ -75,7 +75,7 @@ def _preset(name: str, mode: Mode, what: str) -> MethodSpecification:
     trainer = splat_trainer(
         name,
         # Features of 65 536 pixels say what those of all do, in a warm start of 1000 steps.
-        probe_model(mode, warm_batch=1 << 16),
+        probe_model(mode, warm_batch=1 << 16, mean_start=True),
         probe_optimizers(warm_start),
         data,
     )

@@ -66,6 +66,8 @@ def _preset(name: str, mode: Mode, features: str) -> MethodSpecification:
         camera_optimizer=CameraOptimizerConfig(mode="SO3xR3", trans_l2_penalty=0.0, rot_l2_penalty=0.0),
         warm_start=1000,  # program
         warm_batch=0,
+        mean_start=False,
+        hidden=None,  # program: as wide as features
         pose_steps=1000,  # program
         tune_features=False,
         scale_anchor=0.1,  # program, for IUV and IUVRGB

@@ -46,6 +46,8 @@ class ProbeModelConfig(SplatModelConfig):
     "free", which has no networks."""
     warm_batch: int = 0
     """Splats of a step of it, drawn by lot; 0 takes all of them."""
+    mean_start: bool = False
+    """Let networks begin with the mean of what splats are at the start, which they learn in fewer steps."""
     pose_steps: int = 1000
     """Steps after it in which poses of training views are refined."""
     tune_features: bool = False
@@ -114,6 +116,8 @@ class ProbeModel(SplatModel):
         self.readout = self._networks(features.shape[1])
         self.features = Parameter(features.float().clone()) if self.config.tune_features else features
         self._targets_of_warm_start = {name: self.gauss_params[name].detach().clone() for name in names}
+        if self.config.mean_start:
+            self.readout.start_at_mean(self._targets_of_warm_start)
         self._stale = True
 
     def _networks(self, channels: int) -> Readout:

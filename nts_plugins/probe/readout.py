@@ -47,6 +47,13 @@ class Readout(nn.Module):
             }
         )
 
+    @torch.no_grad()
+    def start_at_mean(self, targets: Mapping[str, Tensor]) -> None:
+        """Let networks begin with the mean of what they are to say, [N, ...] by name, give or take what their first
+        weights make of features."""
+        for name, network in self.networks.items():
+            network[-1].bias.copy_(targets[name].flatten(1).mean(dim=0))  # type: ignore[index, union-attr]
+
     def forward(self, features: Tensor) -> Dict[str, Tensor]:
         """Attributes [N, ...] by name of features [N, C], which may be of half precision.
 

@@ -11,10 +11,10 @@ import pytest
 from tests.conformance.conftest import registered_methods
 
 FROZEN = {
-    "feat2gs-all-paper": "55b620ac93df23b5",
-    "feat2gs-free-paper": "951a14aeeaa6d1c2",
-    "feat2gs-paper": "35ffb4a095b5fb25",
-    "feat2gs-texture-paper": "407b336775746ec9",
+    "feat2gs-all-paper": "f812f1028772c59e",
+    "feat2gs-free-paper": "a6a437c2153a858d",
+    "feat2gs-paper": "6b1a3f73a2f68951",
+    "feat2gs-texture-paper": "1d94a988d72e5725",
     "langsplat-paper": "8595faf5fabe6fb5",
     "langsplatv2-paper": "b7ab04a76de40a71",
     "latent-radiance-field-paper": "f9a202eb8d4f2d78",

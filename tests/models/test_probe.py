@@ -132,6 +132,18 @@ def test_the_warm_start_draws_nothing_and_teaches_networks_the_start(monkeypatch
     assert float(model.get_loss_dict({}, {})["warm_start"]) == pytest.approx(float(expected), rel=1e-5)
 
 
+def test_networks_may_begin_at_the_mean() -> None:
+    first, mean = (probe_of("all", mean_start=start).eval().splat_params() for start in (False, True))
+    targets = probe_of("free").gauss_params
+    for name in ATTRIBUTES:
+        middle = targets[name].mean(dim=0)
+        shift = (mean[name] - first[name]).detach()
+        # The same for all splats: what first weights make of features stays.
+        torch.testing.assert_close(shift, shift[:1].expand_as(shift), atol=1e-5, rtol=0)
+        assert (mean[name].mean(dim=0) - middle).abs().max() < 1, name
+    assert (mean["scales"] - targets["scales"]).abs().mean() < 0.5 * (first["scales"] - targets["scales"]).abs().mean()
+
+
 def test_a_warm_step_may_look_at_some_splats(monkeypatch: pytest.MonkeyPatch) -> None:
     model = probe_of(warm_batch=10)
     seen: List[int] = []
