@@ -79,7 +79,7 @@ class Vggt:
             from vggt.models.vggt import VGGT  # type: ignore[import-not-found]
         except ImportError as error:
             raise InputError(
-                "VGGT's package is not installed: pip install git+https://github.com/facebookresearch/vggt"
+                "VGGT's package is not installed. Its repository, facebookresearch/vggt, says how to."
             ) from error
         if path is None:
             try:

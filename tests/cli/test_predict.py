@@ -191,7 +191,7 @@ def test_undistorted_pictures_of_a_run_are_refused(
         (["--images", "nowhere"], "There is no folder nowhere"),
         (["--images", "one"], "one has 1 photographs (.jpg, .jpeg, .png"),
         (["--images", "none"], "none has 0 photographs"),
-        (["--images", "two"], "VGGT's package is not installed: pip install git"),
+        (["--images", "two"], "VGGT's package is not installed. Its repository, facebookresearch/vggt"),
         (["--images", "two", "--longest", "500"], "--longest is 500, and must be a multiple of 14"),
         (["--images", "broken"], "01.png cannot be read"),
         (["--from-run", "nowhere.yml"], "There is no file nowhere.yml"),
