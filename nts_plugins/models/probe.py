@@ -79,15 +79,8 @@ class ProbeModel(SplatModel):
                 "The splats of a probe stay as many as they are: --pipeline.model.strategy mcmc, --pipeline.model."
                 "num-downscales, --pipeline.model.exposure and heads are not for this method."
             )
-        if (
-            min(
-                config.warm_start,
-                config.warm_batch,
-                config.pose_steps,
-                (1 if config.hidden is None else config.hidden) - 1,
-            )
-            < 0
-        ):
+        narrow = config.hidden is not None and config.hidden < 1
+        if narrow or min(config.warm_start, config.warm_batch, config.pose_steps) < 0:
             raise InputError(
                 "--pipeline.model.warm-start, --pipeline.model.warm-batch and --pipeline.model.pose-steps must not be "
                 "below 0, and --pipeline.model.hidden must be at least 1."
@@ -100,7 +93,7 @@ class ProbeModel(SplatModel):
         self.readout = Readout(1, {})
         self.features: Optional[Tensor]
         self.register_buffer("features", None, persistent=False)
-        self._targets_of_warm_start: Dict[str, Tensor] = {}
+        self._start: Dict[str, Tensor] = {}
         self._known: Optional[Dict[str, Tensor]] = None
         self._stale = False
         if points is not None and names:
@@ -115,9 +108,9 @@ class ProbeModel(SplatModel):
             )
         self.readout = self._networks(features.shape[1])
         self.features = Parameter(features.float().clone()) if self.config.tune_features else features
-        self._targets_of_warm_start = {name: self.gauss_params[name].detach().clone() for name in names}
+        self._start = {name: self.gauss_params[name].detach().clone() for name in names}
         if self.config.mean_start:
-            self.readout.start_at_mean(self._targets_of_warm_start)
+            self.readout.start_at_mean(self._start)
         self._stale = True
 
     def _networks(self, channels: int) -> Readout:
@@ -208,15 +201,19 @@ class ProbeModel(SplatModel):
             return losses
         if not self.refines_poses():
             losses.pop("camera_opt_regularizer", None)
-        targets = self._targets_of_warm_start
-        if "scales" in targets and self._scene.points is not None and self._scene.points.control:
-            drift = (self.splat_params()["scales"] - targets["scales"]).abs().mean()
+        if "scales" in self._start and self._scene.points is not None and self._scene.points.control:
+            drift = (self.splat_params()["scales"] - self.start_values()["scales"]).abs().mean()
             losses["scale_anchor"] = self.config.scale_anchor * drift
         return losses
 
+    def start_values(self) -> Dict[str, Tensor]:
+        """What is read out of features, by name, as it is at the start: the warm start's targets."""
+        self._start = {name: value.to(self.device) for name, value in self._start.items()}
+        return self._start
+
     def _warm_start_loss(self) -> Tensor:
         assert self.features is not None
-        targets, count = self._targets_of_warm_start, len(self.features)
+        targets, count = self.start_values(), len(self.features)
         if not 0 < self.config.warm_batch < count:
             return self.readout.regression_loss(self.features, targets)
         some = torch.randint(count, (self.config.warm_batch,), device=self.features.device)

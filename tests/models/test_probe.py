@@ -197,7 +197,7 @@ def test_controls_keep_their_scales(control: bool, expected: bool) -> None:
     losses = model.get_loss_dict(model(camera()), picture())
     assert ("scale_anchor" in losses) is expected
     if expected:
-        drift = (model.splat_params()["scales"] - model._targets_of_warm_start["scales"]).abs().mean()
+        drift = (model.splat_params()["scales"] - model.start_values()["scales"]).abs().mean()
         assert float(losses["scale_anchor"]) == pytest.approx(0.1 * float(drift)) and float(drift) > 0
 
 
