@@ -11,6 +11,8 @@ from nts_plugins.files.whole import age, lives, machine
 
 HEARTBEAT, STALE = 20.0, 120.0
 """Seconds between two signs of life of who holds a claim, and after how many without one nobody does."""
+NAMELESS = 2.0
+"""Seconds after which nobody holds a claim that does not say whose it is: whoever made it was killed in between."""
 
 
 @contextmanager
@@ -58,7 +60,7 @@ def _abandoned(path: Path) -> bool:
         where, _, process = path.read_text().partition(" ")
         if where == machine() and process.isdecimal() and not lives(int(process)):
             return True
-        return age(path) > STALE
+        return age(path) > (STALE if where else NAMELESS)
     except OSError:
         return False  # Finished just now.
 

@@ -199,7 +199,7 @@ def test_what_an_error_says_is_one_sentence() -> None:
     [
         ("dinov2_b14", "transformers", "dinov2_b14 is one of transformers' models: pip install 'transformers"),
         ("mae_b16", "transformers", "mae_b16 is one of transformers' models: pip install 'transformers"),
-        ("sd", "diffusers", r"sd is one of diffusers' models.*pip install 'nts-plugins\[latents,multilingual\]'"),
+        ("sd", "diffusers", r"sd is one of diffusers' models.*pip install 'nts-plugins\[features\]'"),
         ("dust3r", "dust3r", "dust3r needs AsymmetricCroCo3DStereo of the package dust3r.*naver/dust3r"),
         ("mast3r", "mast3r", "mast3r needs AsymmetricMASt3R of the package mast3r.*naver/mast3r"),
         ("vggt_e", "vggt", "vggt_e needs VGGT of the package vggt.*facebookresearch/vggt"),

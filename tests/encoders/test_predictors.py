@@ -104,7 +104,7 @@ def test_weights_are_named_with_their_licence(monkeypatch: pytest.MonkeyPatch, t
 
 def test_without_the_package_its_place_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fake_vggt.absent(monkeypatch)
-    with pytest.raises(InputError, match="pip install git.*facebookresearch/vggt"):
+    with pytest.raises(InputError, match="not installed. Its repository, facebookresearch/vggt"):
         Vggt.load(None, CPU)
 
 

@@ -343,7 +343,7 @@ def test_the_package_that_is_missing_is_named(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(builtins, "__import__", without)
     (tmp_path / "it").write_bytes(b"TFL3")
-    with pytest.raises(InputError, match="ai-edge-litert .no litert.: pip install 'nts-plugins.tflite.'"):
+    with pytest.raises(InputError, match="ai-edge-litert .no litert.: pip install 'nts-plugins.features.'"):
         load_dense(DenseSettings("deeplab_v3", tmp_path / "it"))
 
 

@@ -62,6 +62,19 @@ def test_a_claim_of_another_machine_is_free_when_it_gives_no_sign_of_life(tmp_pa
         assert mine and path.read_text() == f"{machine()} {os.getpid()}"
 
 
+def test_a_claim_that_says_not_whose_it_is_is_free_soon(tmp_path: Path) -> None:
+    """Who makes one says so at once, unless it is killed in between."""
+    path = tmp_path / "claim"
+    path.touch()
+    with claimed(path) as mine:
+        assert not mine, "somebody may just be making it"
+    some_time_ago = time.time() - claims.NAMELESS - 1
+    os.utime(path, (some_time_ago, some_time_ago))
+    with claimed(path) as mine:
+        assert mine
+    assert not path.exists()
+
+
 def test_who_works_gives_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "HEARTBEAT", 0.01)
     path = tmp_path / "a"
