@@ -11,7 +11,6 @@ It has the signature ``work(cell, settings, folder) -> metrics``:
 An InputError that it raises is what the user reads; any other exception is kept with its place in the code.
 """
 
-import importlib
 import math
 import os
 import time
@@ -19,11 +18,12 @@ import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Mapping, Optional, cast
+from typing import Any, Callable, Dict, Iterator, Mapping, Optional
 
 from nts_plugins.bench.grid import Cell
 from nts_plugins.errors import InputError
 from nts_plugins.files.whole import machine
+from nts_plugins.named import function_named
 
 Work = Callable[[Cell, Mapping[str, Any], Path], Mapping[str, float]]
 
@@ -52,31 +52,13 @@ class Outcome:
     machine: str = ""
 
 
-def load_work(name: str) -> Work:
-    """The function of a name "package.module:function".
-
-    Raises:
-        InputError: where it cannot be imported.
-    """
-    module, _, function = name.partition(":")
-    if not module or not function:
-        raise InputError(f"{name!r} names no work; it is written package.module:function.")
-    try:
-        work: Any = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The work {name} cannot be imported: {error}.") from error
-    if not callable(work):
-        raise InputError(f"The work {name} is no function.")
-    return cast(Work, work)
-
-
 def perform(name: str, task: Task, folder: Path) -> Outcome:
     """Do a task in this process. Whatever its work raises but KeyboardInterrupt becomes the outcome's error."""
     begin = time.perf_counter()
     metrics: Dict[str, float] = {}
     error, trace = None, ""
     try:
-        metrics = _numbers(name, load_work(name)(task.cell, task.settings, folder))
+        metrics = _numbers(name, function_named(name, "work")(task.cell, task.settings, folder))
     except InputError as problem:
         error = str(problem) or "It failed without a word."
     except (Exception, SystemExit) as problem:

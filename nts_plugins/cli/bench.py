@@ -67,7 +67,7 @@ class Bench:
         from nts_plugins.bench.driver import run_bench
         from nts_plugins.bench.grid import Results, check_settings, grid_of
         from nts_plugins.bench.report import write_report
-        from nts_plugins.bench.work import load_work
+        from nts_plugins.named import function_named
 
         folder = self.output_dir.expanduser().absolute()
         results = Results(folder)
@@ -81,7 +81,7 @@ class Bench:
         else:
             grid = self.grid()
             executor = self._executor(folder)
-            load_work(self.work)
+            function_named(self.work, "work")
             account = run_bench(grid, results, executor, self.work)
             found, damaged = results.all()
         path = write_report(folder, grid, found, damaged, TITLES[self.what])

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Latent codecs by name."""
 
-from importlib import import_module
 from pathlib import Path
 from typing import Callable, Dict, Optional, Union
 
@@ -11,6 +10,7 @@ from nts_plugins.encoders import weights
 from nts_plugins.encoders.latents import LatentCodec
 from nts_plugins.encoders.settings import CodecSettings
 from nts_plugins.errors import InputError
+from nts_plugins.named import function_named
 
 Loader = Callable[[Optional[Path], str], LatentCodec]
 """From the file or folder of weights that somebody named, or None, and what errors call that option, to a codec."""
@@ -88,13 +88,9 @@ def load_codec(
 def _loader(name: str) -> Loader:
     if name in _LOADERS:
         return _LOADERS[name]
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise InputError(
             f"There is no codec {name!r}. There are {', '.join(known())}; a function of your own is named "
             f"package.module:function."
         )
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The codec {name} cannot be loaded: {error}") from error
+    return function_named(name, "codec")

@@ -15,6 +15,7 @@ from nts_plugins.encoders import codecs
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.settings import DenseSettings
 from nts_plugins.errors import InputError
+from nts_plugins.named import function_named
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 """Mean and standard deviation of the colours of its pictures."""
@@ -86,16 +87,12 @@ def _loader(name: str) -> Loader:
         return _OWN[name]
     if name in _MODULES:
         return import_module(f"nts_plugins.encoders.{_MODULES[name]}").load
-    module, colon, attribute = name.partition(":")
-    if not colon:
+    if ":" not in name:
         raise InputError(
             f"There is no model {name!r} of dense features. There are {', '.join(known())}; a function of your own is "
             f"named package.module:function."
         )
-    try:
-        return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"The model {name} cannot be loaded: {error}") from error
+    return function_named(name, "model")
 
 
 def shown(picture: Tensor, multiple: int, longest: int, name: str) -> Tensor:

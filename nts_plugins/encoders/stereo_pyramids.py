@@ -16,6 +16,7 @@ A map has a vector for every 4 x 4 pixels, of the three levels side by side, eac
 vectors of one level only, so that their lengths have nothing to do with each other, and one would hide the others.
 """
 
+from abc import ABC, abstractmethod
 from typing import List
 
 import torch
@@ -62,12 +63,12 @@ def _larger(values: Tensor) -> Tensor:
     return F.interpolate(values, scale_factor=2.0, mode="bilinear", align_corners=False)
 
 
-class _Pyramid(nn.Module):
+class _Pyramid(nn.Module, ABC):
     """Pictures to three levels, and to one map of them."""
 
+    @abstractmethod
     def levels(self, pictures: Tensor) -> List[Tensor]:
         """[B, 3, H, W], with sides that are multiples of 8, to [B, C, H / s, W / s] for each s of STRIDES."""
-        raise NotImplementedError
 
     def forward(self, pictures: Tensor) -> Tensor:
         """[B, 3, H, W] to [B, C, H / 4, W / 4], the sum of the levels' channels.

@@ -107,7 +107,7 @@ def test_only_the_report(scenes: List[str], tmp_path: Path, capsys) -> None:
         (["--train-views", "3", "4"], "says twice"),
         (["--options=--a 'b"], "No closing quotation"),
         (["--dataparser", "x 'b"], "--dataparser"),
-        (["--work", "nowhere:work"], "nowhere:work cannot be imported"),
+        (["--work", "nowhere:work"], "nowhere:work cannot be loaded"),
         (["--work", "nowhere"], "package.module:function"),
     ],
 )

@@ -17,10 +17,11 @@ from nts_plugins.bench import driver
 from nts_plugins.bench.driver import Account, run_bench, spoken
 from nts_plugins.bench.executors import LocalExecutor
 from nts_plugins.bench.grid import Cell, Grid, Result, Results
-from nts_plugins.bench.work import Task, cores, load_work, perform
+from nts_plugins.bench.work import Task, cores, perform
 from nts_plugins.errors import InputError
 from nts_plugins.files.claims import claimed
 from nts_plugins.files.whole import lives
+from nts_plugins.named import function_named
 from tests.bench.work import metrics_of
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -168,7 +169,7 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 )
 def test_work_that_is_none(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        load_work(name)
+        function_named(name, "work")
     outcome = perform(name, Task(Cell("fox", "iuv", "all", 1), {}), tmp_path)
     assert message in str(outcome.error)
 
