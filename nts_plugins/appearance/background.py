@@ -47,3 +47,13 @@ class Background:
     def restore(self) -> None:
         """Undo :meth:`show`, for pictures that are measured."""
         self._shown = self._own
+
+
+def over_background(image: Tensor, color: Optional[Sequence[float]]) -> Tensor:
+    """[H, W, 3] in [0, 1] of a picture [H, W, 3 or 4], uint8 or float in [0, 1], over a colour, or over black without
+    one. Differentiable."""
+    values = image.float() / 255.0 if image.dtype == torch.uint8 else image
+    if values.shape[-1] == 3:
+        return values
+    behind = Background("data", color).on_show(values.device)
+    return values[..., :3] * values[..., 3:] + behind * (1.0 - values[..., 3:])

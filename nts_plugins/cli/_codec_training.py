@@ -106,7 +106,7 @@ def photograph(dataset: Any, number: int, color: Any) -> Any:
     """[H, W, 3] uint8 of a dataset's picture, over a colour, or black for None, where it has alpha."""
     import torch
 
-    from nts_plugins.data.latent_data import over_background
+    from nts_plugins.appearance.background import over_background
 
     image = over_background(dataset.get_data(number)["image"], color)
     return (255.0 * image + 0.5).clamp(0, 255).to(torch.uint8)

@@ -84,4 +84,4 @@ def _drawn(model: Any, dataset: Any, number: int, novel: bool, color: Any, refin
     camera = dataset.cameras[number : number + 1].to(model.device)
     camera.metadata = {"cam_idx": number} if refined else {}
     latents = model.space.latents(model.drawn_numbers(camera)).permute(2, 0, 1)
-    return LatentPicture(latents.cpu(), photograph(dataset, number, color), novel)
+    return LatentPicture(latents.cpu(), photograph(dataset, number, color), novel, dataset.mask(number))

@@ -139,7 +139,8 @@ class SplatDataset(InputDataset):
         size = self._scaled_size(image_idx)
         if values.shape[1::-1] != size:
             channels = values.shape[2:]
-            mode = cv2.INTER_NEAREST if labels else cv2.INTER_AREA if values.shape[1] > size[0] else cv2.INTER_LINEAR
+            mixing = cv2.INTER_AREA if values.shape[1] > size[0] else cv2.INTER_LINEAR
+            mode = cv2.INTER_NEAREST_EXACT if labels else mixing
             values = cv2.resize(values, size, interpolation=mode).reshape(size[1], size[0], *channels)
         warp = self._undistortions[image_idx]
         return values if warp is None else warp.apply(values, labels=labels)

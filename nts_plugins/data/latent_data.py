@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nts_plugins.appearance.background import Background
+from nts_plugins.appearance.background import over_background
 from nts_plugins.data.datamanager import SplatDatamanager, SplatDatamanagerConfig
 from nts_plugins.data.dataset import SplatDataset
 from nts_plugins.encoders.codecs import load_codec
@@ -41,8 +41,8 @@ class LatentDatamanagerConfig(SplatDatamanagerConfig):
 
 
 class LatentDatamanager(SplatDatamanager):
-    """The shared datamanager, whose training batches have ``latents`` [h, w, D], and whose metadata ``latents``, a
-    :class:`SceneLatents`.
+    """The shared datamanager, whose training batches have ``latents`` [h, w, D] and ``latent_colors`` [h, w, 3], the
+    mean colours in [0, 1] of what these are of, and whose metadata ``latents``, a :class:`SceneLatents`.
 
     Pictures are encoded once, before training: over the data's background where they have alpha, and with their last
     row and column repeated where their sides are no multiples of the codec's factor. So h and w are rounded up.
@@ -74,19 +74,12 @@ class LatentDatamanager(SplatDatamanager):
                 padded = padded_picture(picture, codec.factor)
                 with torch.no_grad():
                     batch["latents"] = self._keep(codec.encode(padded)[0].permute(1, 2, 0).contiguous())
+                mean = F.avg_pool2d(padded, codec.factor)[0].permute(1, 2, 0).contiguous()
+                batch["latent_colors"] = self._keep(mean)
                 maps.append(batch["latents"])
-                colors.append(F.avg_pool2d(padded, codec.factor)[0].permute(1, 2, 0))
+                colors.append(batch["latent_colors"])
                 tell(number + 1, len(self.cached_train))
         metadata["latents"] = SceneLatents(codec, tuple(maps), tuple(colors))
-
-
-def over_background(image: Tensor, color: object) -> Tensor:
-    """[H, W, 3] in [0, 1] of a picture [H, W, 3 or 4], uint8 or float, over a colour, or over black without one."""
-    values = image.float() / 255.0 if image.dtype == torch.uint8 else image
-    if values.shape[-1] == 3:
-        return values
-    behind = Background("data", color).on_show(values.device)  # type: ignore[arg-type]
-    return values[..., :3] * values[..., 3:] + behind * (1.0 - values[..., 3:])
 
 
 def padded_picture(picture: Tensor, factor: int) -> Tensor:

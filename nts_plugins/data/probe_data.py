@@ -14,9 +14,9 @@ from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor
 
+from nts_plugins.appearance.background import over_background
 from nts_plugins.data.datamanager import Batch, SplatDatamanager, SplatDatamanagerConfig
 from nts_plugins.data.dataset import SplatDataset
-from nts_plugins.data.latent_data import over_background
 from nts_plugins.data.pointmaps import Pointmap, pointmaps, source_of, true_depth, view_of_all
 from nts_plugins.encoders.dense import load_dense
 from nts_plugins.encoders.settings import DenseSettings

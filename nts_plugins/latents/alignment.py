@@ -6,13 +6,13 @@ from cameras that the splats were trained on and from others, and
 
     l_train |D(Z_train) - I_train|_1 + l_novel |D(Z_novel) - I_novel|_1
 
-over the decoder D. Both weights are 1 here; the paper does not say them. Masks are not looked at. Within one scene the
-method aligns while it trains (:mod:`nts_plugins.models.latent`), on all pictures evenly, new views or not.
+over the decoder D. Both weights are 1 here; the paper does not say them. Within one scene the method aligns while it
+trains (:mod:`nts_plugins.models.latent`), on all pictures evenly, new views or not.
 """
 
 import random
 from dataclasses import dataclass
-from typing import Dict, List, Sequence
+from typing import Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ class LatentPicture:
     """[H, W, 3] uint8, as large as the decoded latents or a little smaller."""
     novel: bool
     """Whether splats were trained without it."""
+    mask: Optional[Tensor] = None
+    """[H, W, 1] bool, which pixels count; None where all do."""
 
 
 class DecoderAlignment(CodecTraining):
@@ -72,7 +74,7 @@ class DecoderAlignment(CodecTraining):
         return torch.stack(list(terms.values())).sum()
 
     def _error(self, picture: LatentPicture, draw: random.Random) -> Tensor:
-        """Mean absolute error of a decoded square."""
+        """Mean absolute error of a decoded square, 0 where the mask is off."""
         device, factor = self._device, self.codec.factor
         sides = [min(self._settings.crop, side) for side in picture.latents.shape[1:]]
         row, column = (
@@ -82,5 +84,7 @@ class DecoderAlignment(CodecTraining):
         top, left = factor * row, factor * column
         target = picture.picture[top : top + factor * sides[0], left : left + factor * sides[1]]
         target = target.to(device).permute(2, 0, 1).float() / 255.0
-        decoded = self.codec.decode(latents[None])[0, :, : target.shape[1], : target.shape[2]]
-        return (decoded - target).abs().mean()
+        error = (self.codec.decode(latents[None])[0, :, : target.shape[1], : target.shape[2]] - target).abs()
+        if picture.mask is not None:
+            error = error * picture.mask[top : top + target.shape[1], left : left + target.shape[2]].to(device)[..., 0]
+        return error.mean()

@@ -10,6 +10,8 @@ from typing import Any, Dict, List, Literal, Mapping, Optional, Sequence, Tuple,
 import torch
 import torch.nn.functional as F
 from nerfstudio.cameras.cameras import Cameras
+from nerfstudio.engine.callbacks import TrainingCallbackAttributes
+from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.nn import Parameter
 
@@ -39,19 +41,22 @@ class LatentBackground(Background):
         data_color: that colour, as the data names it; None for black.
         codec: makes latents of it.
         space: makes numbers of these.
+        with_colors: whether the colour itself follows them.
     """
 
-    def __init__(self, data_color: Optional[Sequence[float]], codec: LatentCodec, space: LatentSpace) -> None:
+    def __init__(
+        self, data_color: Optional[Sequence[float]], codec: LatentCodec, space: LatentSpace, with_colors: bool
+    ) -> None:
         super().__init__("data", data_color)
-        self._codec, self._space = codec, space
+        self._codec, self._space, self._with_colors = codec, space, with_colors
         self._known: Dict[Tuple[float, ...], Tensor] = {}
 
     def in_training(self, device: torch.device) -> Tensor:
-        """[D] numbers of a training step."""
+        """[D or D + 3] numbers of a training step."""
         return self._numbers(super().in_training(device))
 
     def on_show(self, device: torch.device) -> Tensor:
-        """[D] numbers of a picture that is not for training."""
+        """[D or D + 3] numbers of a picture that is not for training."""
         return self._numbers(self.color(device))
 
     @torch.no_grad()
@@ -62,7 +67,8 @@ class LatentBackground(Background):
             picture = color.view(1, 3, 1, 1).expand(1, 3, 16 * self._codec.factor, 16 * self._codec.factor)
             latent = self._codec.encode(picture)[0, :, 8:9, 8:9].permute(1, 2, 0)
             self._known[tuple(color.tolist())] = latent
-        return self._space.numbers(latent)[0, 0]
+        numbers = self._space.numbers(latent)[0, 0]
+        return torch.cat([numbers, color]) if self._with_colors else numbers
 
 
 @dataclass
@@ -74,6 +80,10 @@ class LatentModelConfig(SplatModelConfig):
     """How latents become numbers in [0, 1]: by the smallest and largest value of each channel in the training pictures,
     or by a bounded function that is the same for all scenes. Bounded numbers lie close to 0.5, where SSIM hardly tells
     them apart."""
+    with_colors: bool = False
+    """Splats have colours besides latents, drawn in the same pass and as small, and trained on the photographs' mean
+    colours. ``latent_colors``, the viewer's view while it moves, and what exporters write are then these; without, they
+    are what is linear in latents."""
     alignment_start: int = 20000
     """First step in which splats stay as they are, and the decoder learns to make pictures of what they look like."""
     novel_every: int = 8
@@ -88,7 +98,8 @@ class LatentModel(SplatModel):
     latents' resolution and decoded.
 
     Outputs are as large as the photograph: ``rgb`` is the decoded picture; ``latent_colors`` is one without a decoder,
-    linear in latents; ``latent_pca`` shows their three main directions. ``latent`` [h, w, D] are the numbers. While
+    linear in latents, or drawn ``with_colors``; ``latent_pca`` shows latents' three main directions. ``latent`` [h, w,
+    D] are the numbers. While
     somebody moves the viewer's view it shows ``latent_colors``, drawn at its own resolution.
 
     Raises:
@@ -122,10 +133,15 @@ class LatentModel(SplatModel):
             maps = [each.cpu() for each in scene.maps]
             self.space.fit(maps, [each.cpu() for each in scene.colors])
             self.pca.fit(torch.cat([self.space.numbers(each).flatten(0, 1) for each in maps]))
+        metadata = self.kwargs["metadata"]
+        if config.with_colors and "training_numbers" in metadata:  # The datamanager counted latents alone.
+            numbers = metadata["training_numbers"] * (channels + 3) // channels
+            self.kwargs["metadata"] = {**metadata, "training_numbers": numbers}
         super().populate_modules()
         self.decoder = AlignedDecoder(scene.codec)
         self._fingerprint = scene.codec.fingerprint()
-        self.background = LatentBackground(self.kwargs["metadata"].get("alpha_color"), scene.codec, self.space)
+        color = self.kwargs["metadata"].get("alpha_color")
+        self.background = LatentBackground(color, scene.codec, self.space, config.with_colors)
 
     @property
     def _scene(self) -> SceneLatents:
@@ -141,7 +157,10 @@ class LatentModel(SplatModel):
     ) -> Dict[str, Tensor]:
         """Splats of the seed points, whose latents are those that pictures have where they have such colours."""
         splats = initial_splats(config, seed_points, metadata)
-        numbers = self.space.numbers_of(sh_to_rgb(splats["features_dc"]))
+        colors = sh_to_rgb(splats["features_dc"])
+        numbers = self.space.numbers_of(colors)
+        if self.config.with_colors:
+            numbers = torch.cat([numbers, colors], dim=-1)
         rest = splats["features_rest"]
         return {
             **splats,
@@ -150,6 +169,15 @@ class LatentModel(SplatModel):
         }
 
     # ---- what is trained
+
+    def get_training_callbacks(self, training_callback_attributes: TrainingCallbackAttributes):
+        trainer, start = training_callback_attributes.trainer, self.config.alignment_start
+        if trainer is not None and trainer.config.max_num_iterations <= start:
+            CONSOLE.print(
+                f"[yellow]The decoder learns from step {start} on (--pipeline.model.alignment-start), and training "
+                f"ends before: pictures will be those of the codec's own decoder."
+            )
+        return super().get_training_callbacks(training_callback_attributes)
 
     def trains_splats(self) -> bool:
         return self.step < self.config.alignment_start
@@ -183,18 +211,19 @@ class LatentModel(SplatModel):
 
     def _pictures(self, rgb: Tensor, raster: Raster, background: Tensor, camera: Cameras) -> Dict[str, Tensor]:
         outputs = super()._pictures(rgb, raster, background, camera)
+        numbers, colors = self._latent_part(rgb), self._color_part(rgb).clamp(0.0, 1.0)
         if not in_viewer():  # All that the viewer offers is as large as its picture.
-            outputs["latent"] = rgb
+            outputs["latent"] = numbers
         if self.training and self.trains_splats():
             return outputs
         if in_motion():
-            colors, behind = self.space.colors(rgb).clamp(0.0, 1.0), self.background.color(rgb.device)
-            shown = {"rgb": colors, "background": behind.expand_as(colors), "latent_colors": colors}
-            return {**outputs, **shown, "latent_pca": self.pca(rgb)}
+            behind = self.background.color(rgb.device).expand_as(colors)
+            shown = {"rgb": colors, "background": behind, "latent_colors": colors}
+            return {**outputs, **shown, "latent_pca": self.pca(numbers)}
         size = int(camera.height.reshape(-1)[0]), int(camera.width.reshape(-1)[0])
         if self.training:
-            rgb, size, outputs["corner"] = self._somewhere(rgb, size)
-        outputs["rgb"] = self.decoded(rgb, size, self.decoder)
+            numbers, size, outputs["corner"] = self._somewhere(numbers, size)
+        outputs["rgb"] = self.decoded(numbers, size, self.decoder)
         outputs["background"] = self.background.color(rgb.device).expand(*size, 3)
         if self.training:
             return outputs
@@ -202,8 +231,8 @@ class LatentModel(SplatModel):
         for name in ("accumulation", "depth"):
             if name in outputs:
                 outputs[name] = self._enlarged(outputs[name], size)
-        outputs["latent_colors"] = self._enlarged(self.space.colors(rgb).clamp(0.0, 1.0), size)
-        outputs["latent_pca"] = self._enlarged(self.pca(rgb), size)
+        outputs["latent_colors"] = self._enlarged(colors, size)
+        outputs["latent_pca"] = self._enlarged(self.pca(numbers), size)
         return outputs
 
     @torch.no_grad()
@@ -212,7 +241,16 @@ class LatentModel(SplatModel):
         view = self._view(camera, self.camera_optimizer.apply_to_camera(camera)[..., :3, :4])
         params = self.splat_params(camera)
         background = self.background.on_show(self.device)
-        return self._draw(self._gaussians(params), params, [], view, background=background)[0].colors[0]
+        raster, _ = self._draw(self._gaussians(params), params, [], view, background=background)
+        return self._latent_part(raster.colors[0])
+
+    def _latent_part(self, drawn: Tensor) -> Tensor:
+        """[..., D] those numbers among drawn ones [..., D or D + 3] that latents are made of."""
+        return drawn[..., : self.codec.channels]
+
+    def _color_part(self, drawn: Tensor) -> Tensor:
+        """[..., 3] colours, about [0, 1]: those that were drawn, or what is linear in latents."""
+        return drawn[..., self.codec.channels :] if self.config.with_colors else self.space.colors(drawn)
 
     def decoded(self, numbers: Tensor, size: Tuple[int, int], decoder: nn.Module) -> Tensor:
         """[H, W, 3] of drawn numbers [h, w, D]; not clamped. Differentiable."""
@@ -237,7 +275,8 @@ class LatentModel(SplatModel):
     # ---- losses and metrics
 
     def _prediction_and_target(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
-        """In training drawn numbers and those of the picture [h, w, D]; later parts of decoded and true picture."""
+        """In training drawn numbers and those of the picture, [h, w, D or D + 3]; later parts of decoded and true
+        picture."""
         if not self.training:
             return super()._prediction_and_target(outputs, batch)
         if "_compared" not in batch:
@@ -246,7 +285,9 @@ class LatentModel(SplatModel):
         return batch["_compared"]
 
     def _numbers(self, outputs: Dict[str, Tensor], batch: Dict[str, Any]) -> Tuple[Tensor, Tensor]:
-        prediction, target = outputs["latent"], self.space.numbers(batch["latents"].to(self.device))
+        prediction, target = outputs["rgb"], self.space.numbers(batch["latents"].to(self.device))
+        if self.config.with_colors:
+            target = torch.cat([target, batch["latent_colors"].to(target)], dim=-1)
         if "mask" not in batch:
             return prediction, target
         padded = padded_picture(batch["mask"].to(self.device).float(), self.codec.factor)
@@ -313,18 +354,19 @@ class LatentModel(SplatModel):
             )
         return super().load_state_dict(state_dict, **kwargs)
 
-    # ---- for exporters, whose files hold colours: those that are linear in latents
+    # ---- for exporters, whose files hold colours
 
     def exported_params(self, camera: Optional[Cameras] = None) -> Dict[str, Tensor]:
         params = self.splat_params(camera)
+        rest = params["features_rest"]
         # Harmonics are linear, too, and only their constant takes part in what the map adds.
-        numbers, axes = params["features_dc"], self.space.to_colors[:-1]
-        colors = self.space.colors(sh_to_rgb(numbers))
-        return {**params, "features_dc": rgb_to_sh(colors), "features_rest": params["features_rest"] @ axes}
+        rest = self._color_part(rest) if self.config.with_colors else rest @ self.space.to_colors[:-1]
+        colors = self._color_part(sh_to_rgb(params["features_dc"]))
+        return {**params, "features_dc": rgb_to_sh(colors), "features_rest": rest}
 
     @property
     def colors(self) -> Tensor:
-        return self.space.colors(sh_to_rgb(self.features_dc))
+        return self._color_part(sh_to_rgb(self.features_dc))
 
     @property
     def shs_0(self) -> Tensor:

@@ -17,7 +17,7 @@ FROZEN = {
     "feat2gs-texture-paper": "1d94a988d72e5725",
     "langsplat-paper": "8595faf5fabe6fb5",
     "langsplatv2-paper": "b7ab04a76de40a71",
-    "latent-radiance-field-paper": "f9a202eb8d4f2d78",
+    "latent-radiance-field-paper": "424a57ab098d364f",
     "splat-paper": "8920b6082590fefb",
     "splatfacto-nts-blender-mcmc-paper": "383f3551d4a7d99e",
     "splatfacto-nts-blender-paper": "04ccfc63bf5b047f",

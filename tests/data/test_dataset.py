@@ -97,6 +97,19 @@ def test_maps_made_from_the_files_are_brought_into_register(pattern_capture: Pat
     assert (aligned != (expected[..., 0] * 4).astype(np.int32)).mean() < 0.08
 
 
+@pytest.mark.parametrize("factor", [3, 1 / 3])
+def test_nearest_values_are_those_of_pixels_centres(tmp_path: Path, factor: float) -> None:
+    """A map that is larger or smaller by an odd factor: no value may come from half a pixel beside."""
+    data = dataset(write_capture(tmp_path / "capture"))
+    width, height = data.file_size(0)
+    columns, rows = np.meshgrid(np.arange(round(factor * width)), np.arange(round(factor * height)))
+    aligned = data.align(0, np.stack([columns, rows], axis=-1).astype(np.float32), labels=True)
+    own = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    assert aligned.shape == own.shape
+    # The centre of a pixel of the picture, in the map's own pixels.
+    np.testing.assert_allclose(aligned, np.clip(np.floor(factor * (own + 0.5)), 0, aligned.max(axis=(0, 1))))
+
+
 def test_without_distortion_the_picture_is_the_file(tmp_path: Path) -> None:
     folder = write_capture(tmp_path / "capture")
     data = dataset(folder)

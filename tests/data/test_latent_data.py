@@ -14,7 +14,7 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from torch import Tensor
 
-from nts_plugins.data.latent_data import LatentDatamanager, LatentDatamanagerConfig, over_background, padded_picture
+from nts_plugins.data.latent_data import LatentDatamanager, LatentDatamanagerConfig, padded_picture
 from nts_plugins.encoders.codecs import known
 from nts_plugins.encoders.settings import CodecSettings
 from nts_plugins.errors import InputError
@@ -113,22 +113,6 @@ def test_pictures_with_alpha_are_encoded_over_the_datas_colour(moving: Path, nam
         empty = encoded(np.repeat(alpha, 3, axis=-1))[..., 0] == 0
         assert empty.any()
         torch.testing.assert_close(latents[empty][:, :3], torch.full((int(empty.sum()), 3), color))
-
-
-def test_half_transparent_pixels_are_half_the_background() -> None:
-    picture = torch.tensor([[[200, 100, 0, 255], [200, 100, 0, 51], [200, 100, 0, 0]]], dtype=torch.uint8)
-    over = over_background(picture, [0.0, 1.0, 0.5])
-    own, behind = torch.tensor([200.0, 100.0, 0.0]) / 255, torch.tensor([0.0, 1.0, 0.5])
-    torch.testing.assert_close(over[0], torch.stack([own, 0.2 * own + 0.8 * behind, behind]))
-    torch.testing.assert_close(over_background(picture.float() / 255, [0.0, 1.0, 0.5]), over)
-    torch.testing.assert_close(over_background(picture, None)[0, 1], 0.2 * own)
-
-
-def test_pictures_without_alpha_have_no_background() -> None:
-    picture = torch.randint(256, (3, 4, 3), dtype=torch.uint8)
-    assert torch.equal(over_background(picture, [1.0, 1.0, 1.0]), picture.float() / 255)
-    values = torch.rand(3, 4, 3)
-    assert torch.equal(over_background(values, [1.0, 1.0, 1.0]), values)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 8])

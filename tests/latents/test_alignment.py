@@ -2,6 +2,7 @@
 """Decoders that learn how splatted latents look: the training, and ``nts align-codec`` as a user types it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import List
 
@@ -59,6 +60,16 @@ def test_going_on_equals_never_having_stopped(pictures: List[LatentPicture]) -> 
         second.step()
     for own, its in zip(whole.codec.parameters(), second.codec.parameters(), strict=True):
         assert torch.equal(own, its)
+
+
+def test_masked_pixels_do_not_count(pictures: List[LatentPicture]) -> None:
+    mask = torch.zeros(11, 16, 1, dtype=torch.bool)
+    mask[2:9, 5:] = True
+    garbled = [replace(each, mask=mask, picture=torch.where(mask, each.picture, 255)) for each in pictures]
+    masked = [replace(each, mask=mask) for each in pictures]
+    full = [replace(each, mask=torch.ones_like(mask)) for each in pictures]
+    terms = [DecoderAlignment(BlockCodec(), each, SMALL).step() for each in (masked, garbled, full, pictures)]
+    assert terms[0] == terms[1] and terms[2] == terms[3] and terms[0] != terms[2]
 
 
 def test_both_kinds_of_views_are_needed_and_one_codec(pictures: List[LatentPicture]) -> None:

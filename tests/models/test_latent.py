@@ -4,6 +4,7 @@ them, and what is measured, refused and exported."""
 
 import math
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -12,8 +13,9 @@ import torch
 from nerfstudio.cameras.cameras import Cameras, CameraType
 from torch import Tensor
 
+from nts_plugins.appearance.background import over_background
 from nts_plugins.data.cameras import view_of
-from nts_plugins.data.latent_data import SceneLatents, over_background, padded_picture
+from nts_plugins.data.latent_data import SceneLatents, padded_picture
 from nts_plugins.encoders.latent_space import AlignedDecoder
 from nts_plugins.encoders.latents import LatentCodec
 from nts_plugins.encoders.tiny_codec import TinyCodec
@@ -21,6 +23,7 @@ from nts_plugins.errors import InputError
 from nts_plugins.evaluation.images import compare
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
+from nts_plugins.gaussians.strategies import DefaultConfig
 from nts_plugins.models.latent import LatentModel, LatentModelConfig
 from nts_plugins.rasterization import rasterize
 from nts_plugins.training import checkpoints
@@ -96,7 +99,9 @@ class LatentSteps(Steps):
 
     def picture(self, angle: float, time: float) -> Dict[str, Any]:
         batch = super().picture(angle, time)
-        return {**batch, "latents": encoded(self.model.codec, batch["image"])}
+        mean = torch.nn.functional.avg_pool2d(padded_picture(batch["image"] / 255, self.model.codec.factor), 2)
+        colors = mean[0].permute(1, 2, 0)
+        return {**batch, "latents": encoded(self.model.codec, batch["image"]), "latent_colors": colors}
 
 
 def values_of(module: torch.nn.Module) -> Dict[str, Tensor]:
@@ -216,6 +221,44 @@ def test_training_learns_the_latents(normalisation: str) -> None:
     losses = LatentSteps(model, lr=2e-2).run(40)
     assert losses[-8:].mean() < 0.7 * losses[:8].mean()
     assert same(values_of(model.decoder), before), "it waits for the alignment"
+
+
+def test_colours_are_drawn_in_the_same_pass_and_trained(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = latent_model(config(with_colors=True, sh_degree_interval=10))
+    alone = latent_model()
+    assert model.features_dc.shape == (50, 7) and model.features_rest.shape == (50, 15, 7)
+    assert torch.equal(model.features_dc[:, :4], alone.features_dc)
+    torch.testing.assert_close(model.colors, model.seed_points[1] / 255, atol=1e-5, rtol=0)
+    behind = latent_model(config(with_colors=True), alpha_color=[0.1, 0.6, 0.3]).background.on_show(model.device)
+    assert behind.shape == (7,) and behind[4:].tolist() == pytest.approx([0.1, 0.6, 0.3])
+    calls: List[Any] = []
+    draw = model._draw
+    monkeypatch.setattr(model, "_draw", lambda *args, **more: calls.append(1) or draw(*args, **more))
+    steps = LatentSteps(model, lr=2e-2)
+    steps.run(60)
+    assert len(calls) == 60
+    model.eval()
+    batch = steps.picture(0.3, 0.0)
+    outputs = model.get_outputs_for_camera(camera())
+    assert outputs["latent"].shape == (18, 24, 4) and outputs["rgb"].shape == (HEIGHT, WIDTH, 3)
+    shown = outputs["latent_colors"][::2, ::2]
+    assert torch.equal(outputs["latent_colors"][1::2, 1::2], shown)
+    true = batch["latent_colors"]
+    assert (shown - true).abs().mean() < 0.5 * (true - true.mean(dim=(0, 1))).abs().mean()
+    assert not torch.equal(shown, model.space.colors(outputs["latent"]).clamp(0, 1)), "no guess from latents"
+    assert model.drawn_numbers(camera()).shape == (18, 24, 4)
+    exported = model.exported_params()
+    assert torch.equal(exported["features_rest"], model.features_rest[..., 4:])
+    torch.testing.assert_close(exported["features_dc"], model.features_dc[:, 4:])
+
+
+def test_as_many_splats_are_allowed_for_each_number_with_colours() -> None:
+    settings = config(densify=DefaultConfig(max_splats="auto"))
+    alone = latent_model(settings, training_numbers=4_000_000)
+    both = latent_model(replace(settings, with_colors=True), training_numbers=4_000_000)
+    limits = [model.strategy.config.max_splats for model in (alone, both)]
+    own = [sum(value[0].numel() for value in model.gauss_params.values()) for model in (alone, both)]
+    assert limits[1] / limits[0] == pytest.approx(7 / 4 * own[0] / own[1], rel=1e-3)
 
 
 @pytest.mark.parametrize("crop", [0, 7])
@@ -525,6 +568,14 @@ def test_nerfstudios_exporter_finds_the_same_colours() -> None:
     assert model.colors.shape == (50, 3)
 
 
+def test_training_that_ends_before_the_alignment_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    capture = write_capture(tmp_path / "capture")
+    for steps, said in ((5, True), (6, False)):
+        more = [*CODEC, "--pipeline.model.alignment-start", "5"]
+        runs.train(METHOD, capture, tmp_path / str(steps), steps, *more)
+        assert ("The decoder learns from step 5 on" in capsys.readouterr().out) == said
+
+
 def test_poses_stay_in_the_alignment(tmp_path: Path) -> None:
     more = [*CODEC, "--pipeline.model.alignment-start", "5", "--pipeline.model.camera-optimizer.mode", "SO3xR3"]
     more += ["--optimizers.camera-opt.scheduler.warmup-steps", "1", "--steps-per-save", "5"]
@@ -572,6 +623,15 @@ def test_while_the_view_moves_nothing_is_decoded(monkeypatch: pytest.MonkeyPatch
     assert torch.equal(pictures["low_move"], pictures["low_static"])
     # Colours of these latents are exact, and the picture is the same but for its resolution.
     assert (pictures["high"] - pictures["low_move"]).abs().mean() < 0.05
+
+
+def test_a_run_with_colours_is_scored_and_read_back(tmp_path: Path) -> None:
+    more = [*CODEC, "--pipeline.model.alignment-start", "10", "--pipeline.model.with-colors", "True"]
+    folder = runs.train(METHOD, write_capture(tmp_path / "capture"), tmp_path / "outputs", 20, *more)
+    assert math.isfinite(runs.evaluate(folder, tmp_path / "results.json")["psnr"])
+    model = runs.load(folder).model
+    assert model.features_dc.shape[1:] == (7,)
+    assert (model.colors - model.space.colors(sh_to_rgb(model.features_dc)[:, :4])).abs().max() > 1e-3
 
 
 def test_autoencoders_of_diffusion_models_go_the_whole_way(tmp_path: Path) -> None:
