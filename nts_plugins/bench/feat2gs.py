@@ -3,7 +3,7 @@
 
 import shlex
 from pathlib import Path
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, Mapping
 
 from nts_plugins.bench.grid import NO_FEATURES, Cell
 from nts_plugins.errors import InputError
@@ -19,7 +19,7 @@ def run_cell(cell: Cell, settings: Mapping[str, Any], folder: Path) -> Dict[str,
 
     Args:
         cell: what is trained.
-        settings: ``data``, ``train_views``, ``options`` and ``dataparser`` of the command.
+        settings: ``data``, ``train_views``, ``options``, ``scene_options`` and ``dataparser`` of the command.
         folder: for the run.
 
     Raises:
@@ -54,15 +54,12 @@ def training_config(cell: Cell, settings: Mapping[str, Any], folder: Path) -> An
         words += ["--pipeline.datamanager.features.name", cell.features]
     if settings.get("train_views") is not None:
         words += ["--pipeline.datamanager.train-views", str(settings["train_views"])]
-    words += _words(settings, "options") + _words(settings, "dataparser")
+    for name in ("options", "scene_options", "dataparser"):
+        words += shlex.split(str(settings.get(name) or ""))
     try:
         return tyro.cli(AnnotatedBaseConfigUnion, args=words, prog="ns-train")  # type: ignore[arg-type]
     except SystemExit as error:
         raise InputError(f"ns-train does not take {shlex.join(words)}.") from error
-
-
-def _words(settings: Mapping[str, Any], name: str) -> List[str]:
-    return shlex.split(str(settings.get(name) or ""))
 
 
 def _forget_writers() -> None:

@@ -57,6 +57,8 @@ class Bench:
     """How to read scenes: what ns-train would have at its end, as one string ("blender-data --alpha-color black")."""
     train_views: Tuple[str, ...] = ()
     """Training pictures of every scene (6), of single ones (fox=4), or both (6 fox=4); by default all there are."""
+    scene_options: Tuple[str, ...] = ()
+    """Options of ns-train for single scenes, after the others: "fox=--pipeline.datamanager.stride 8"."""
     report_only: bool = False
     """Run nothing, and write the report of the results that are in the folder; other options are not asked."""
     work: str = "nts_plugins.bench.feat2gs:run_cell"
@@ -96,7 +98,7 @@ class Bench:
         """
         from nts_plugins.bench.grid import Grid
 
-        views = self._train_views()
+        views, options = self._train_views(), self._scene_options()
         scenes: Dict[str, Dict[str, Any]] = {}
         for path in self.scenes:
             place = os.path.abspath(path.expanduser())  # with the name of a link, not of where it leads
@@ -105,19 +107,30 @@ class Bench:
                 raise InputError(f"There is no scene {path}: it is no folder.")
             if scenes.get(name, {}).get("data", place) != place:
                 raise InputError(f"Two scenes are called {name}. Give one a link of another name.")
-            scenes[name] = {"data": place, "train_views": views.pop(name, views.get(""))}
-        views.pop("", None)
-        if views and scenes:
-            raise InputError(f"--train-views names {next(iter(views))}, which is none of the scenes.")
+            scenes[name] = {"data": place, "train_views": views.get(name, views.get(""))}
+            if name in options:
+                scenes[name]["scene_options"] = options[name]
+        for what, names in (("train-views", {*views} - {""}), ("scene-options", {*options})):
+            if scenes and (others := names - {*scenes}):
+                raise InputError(f"--{what} names {min(others)}, which is none of the scenes.")
         settings = {"work": self.work, "dataparser": self._words("dataparser"), "options": self._words("options")}
         return Grid(scenes, self.features, self.modes, self.seeds, settings)
 
     def _words(self, name: str) -> str:
         """An option that is several words, always quoted in the same way."""
-        try:
-            return shlex.join(shlex.split(getattr(self, name)))
-        except ValueError as error:
-            raise InputError(f"--{name} {getattr(self, name)!r} cannot be read: {error}.") from error
+        return _quoted(name, getattr(self, name))
+
+    def _scene_options(self) -> Dict[str, str]:
+        """Scene to words."""
+        found: Dict[str, str] = {}
+        for text in self.scene_options:
+            name, sign, words = text.partition("=")
+            if not (name and sign) or name.startswith("-"):
+                raise InputError(f'--scene-options {text!r} names no scene, such as fox="--pipeline.model.hidden 64".')
+            if name in found:
+                raise InputError(f"--scene-options says twice what is for {name}.")
+            found[name] = _quoted("scene-options", words)
+        return found
 
     def _train_views(self) -> Dict[str, int]:
         """Scene to number; "" to that of all others."""
@@ -145,6 +158,13 @@ class Bench:
         from nts_plugins.bench.executors import LocalExecutor
 
         return LocalExecutor(self.workers, folder, self.threads)
+
+
+def _quoted(name: str, words: str) -> str:
+    try:
+        return shlex.join(shlex.split(words))
+    except ValueError as error:
+        raise InputError(f"--{name} {words!r} cannot be read: {error}.") from error
 
 
 def _said(account: "Optional[Account]", grid: "Grid", found: "List[Result]", path: Path) -> List[str]:

@@ -32,6 +32,7 @@ def bench(folder: Path, *extra: str) -> int:
 def test_a_benchmark_and_its_report(scenes: List[str], tmp_path: Path, capsys) -> None:
     folder = tmp_path / "out"
     options = [*scenes, *QUICK, "--seeds", "2", "--workers", "2", "--train-views", "6", "fox=3"]
+    options += ["--scene-options", "fox= --c  'd e'"]
     options += ["--options= --a  'b c'", "--features", "iuv", "radio"]
     assert bench(folder, *options) == 0
     said = capsys.readouterr().out
@@ -42,7 +43,8 @@ def test_a_benchmark_and_its_report(scenes: List[str], tmp_path: Path, capsys) -
     data = tmp_path / "data"
     for each in found:
         views = {"fox": 3, "lion": 6}[each.cell.scene]
-        assert each.scene_settings == {"data": str(data / each.cell.scene), "train_views": views}
+        own = {"scene_options": "--c 'd e'"} if each.cell.scene == "fox" else {}
+        assert each.scene_settings == {"data": str(data / each.cell.scene), "train_views": views, **own}
         assert each.settings == {
             "work": "tests.bench.work:quick", "dataparser": "nerfstudio-data", "options": "--a 'b c'",
         }  # fmt: skip
@@ -51,7 +53,8 @@ def test_a_benchmark_and_its_report(scenes: List[str], tmp_path: Path, capsys) -
     said = capsys.readouterr().out
     assert "28 of 28 cells" in said and "psnr" not in said
     # Other settings are refused.
-    for other, message in (("--options=--b", "options was"), ("--train-views=6", "train_views was 3 and is 6")):
+    for other, message in (("--options=--b", "options was"), ("--train-views=6", "train_views was 3 and is 6"),
+                           ("--scene-options=fox=--c 1", "scene_options was")):  # fmt: skip
         assert bench(folder, *options, other) == USER_ERROR
         assert message in capsys.readouterr().err
     assert len(Results(folder).all()[0]) == 28
@@ -105,6 +108,10 @@ def test_only_the_report(scenes: List[str], tmp_path: Path, capsys) -> None:
         (["--train-views", "fox=0"], "is no number"),
         (["--train-views", "bear=3"], "names bear"),
         (["--train-views", "3", "4"], "says twice"),
+        (["--scene-options=--a 1"], "names no scene"),
+        (["--scene-options", "bear=--a 1"], "--scene-options names bear"),
+        (["--scene-options", "fox=--a 1", "fox=--b 1"], "says twice what is for fox"),
+        (["--scene-options", "fox=--a 'b"], "No closing quotation"),
         (["--options=--a 'b"], "No closing quotation"),
         (["--dataparser", "x 'b"], "--dataparser"),
         (["--work", "nowhere:work"], "nowhere:work cannot be loaded"),

@@ -38,6 +38,12 @@ def test_a_cell_is_trained_as_its_name_says(capture: Path, tmp_path: Path, mode:
     assert config.get_base_dir().is_relative_to(tmp_path)
 
 
+def test_options_of_the_scene_come_last(capture: Path, tmp_path: Path) -> None:
+    settings = settings_of(capture, scene_options="--max-num-iterations 9 --pipeline.datamanager.stride 3")
+    config = training_config(Cell("some", "iuv", "all", 1), settings, tmp_path)
+    assert config.max_num_iterations == 9 and config.pipeline.datamanager.stride == 3
+
+
 def test_a_cell_is_scored_as_ns_eval_does(capture: Path, tmp_path: Path) -> None:
     metrics = run_cell(Cell("some", "iuvrgb", "geometry", 1), settings_of(capture), tmp_path / "a")
     assert {"psnr", "masked_ssim", "refined_masked_psnr", "published_psnr", "covisible"} <= metrics.keys()
