@@ -55,7 +55,12 @@ def _head(found: Analysis) -> List[str]:
         f"{done} cells have results; {asked} are asked for: {len(grid.scenes)} scenes, "
         f"{len(grid.features)} features, {len(grid.modes)} modes, {grid.seeds} seeds. {hours:.2f} hours of work."
     ]
-    if told := [f"* {name}: `{_code(value)}`" for name, value in grid.settings.items() if value]:
+    told = [f"* {name}: `{_code(value)}`" for name, value in grid.settings.items() if value]
+    for scene, own in grid.scenes.items():
+        # Where its data lie says nothing to readers elsewhere.
+        said = [f"{name} `{_code(value)}`" for name, value in own.items() if value and name != "data"]
+        told += [f"* {_plain(scene)}: {', '.join(said)}"] if said else []
+    if told:
         parts.append("\n".join(told))
     if found.failed:
         why: Dict[str, List[Cell]] = {}

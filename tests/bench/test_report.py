@@ -7,6 +7,7 @@ import math
 import re
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Sequence, Tuple
 
@@ -137,6 +138,14 @@ def test_differences_ranks_and_correlations(tmp_path: Path, grid: Grid) -> None:
     assert psnr["pictures"] == "psnr" and psnr["within scenes"]["pearson"] > 0.99
     better = summary["modes"]["geometry"]["differences"][0]["of"]["radio"]["psnr"]["better"]
     assert better is True and summary["modes"]["geometry"]["ranks"]["psnr"]["radio"] == 1
+
+
+def test_what_single_scenes_were_told_is_said(tmp_path: Path, grid: Grid) -> None:
+    told = {"fox": {"data": "/somewhere", "train_views": 6, "scene_options": "--a 2"}, "cat": {"data": "/elsewhere"}}
+    own = replace(grid, scenes=told, settings={"options": "--a 1"})
+    text, _ = written(tmp_path, own, results_of(own, ("psnr",)))
+    assert {"* options: `--a 1`", "* fox: train_views `6`, scene_options `--a 2`"} <= set(text.splitlines())
+    assert "* cat" not in text and "somewhere" not in text and "elsewhere" not in text
 
 
 def test_one_row_a_cell(tmp_path: Path, grid: Grid) -> None:
