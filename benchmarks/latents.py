@@ -28,7 +28,8 @@ from benchmarks._commands import Usage, run_command
 from benchmarks._report import Report, find_row
 from benchmarks.textures import spread
 
-SCORES = ("psnr", "ssim")
+SCORES = {"psnr": 2, "ssim": 3, "lpips": 3}
+"""Score to its digits. The last one is left out where its weights are missing."""
 
 
 @dataclass
@@ -91,13 +92,14 @@ def measure(options: Options, scene: str, seed: int) -> Dict[str, Any]:
     row: Dict[str, Any] = {}
     colors, usage = trained("splat", "colors", options.colors, scaled, full)
     row.update(_scored(colors, "colours", options.scale, folder / "pictures"))
-    row["colours s"] = usage.seconds
+    row["colours s"], row["colours MiB"] = usage.seconds, usage.peak_mib
     row["colours ms"] = _milliseconds(folder / "logs" / "colors.log", options.colors)
     small, _ = trained("splat", "colors_eighth", options.colors, scaled, eighth)
     row.update(_scored(small, "colours / 8", options.scale, folder / "pictures"))
     tuned = folder / "codec"
     command = ["nts", "tune-codec", "--runs", str(colors), "--output-dir", str(tuned), "--codec.weights", str(weights)]
-    row["stage I s"] = logged("tune", [*command, "--tuning.steps", str(options.tuning)]).seconds
+    usage = logged("tune", [*command, "--tuning.steps", str(options.tuning)])
+    row["stage I s"], row["stage I MiB"] = usage.seconds, usage.peak_mib
     for name, codec in (("raw", weights), ("stage I", tuned)):
         more = [scaled, full, "--pipeline.datamanager.codec.weights", str(codec)]
         more += ["--pipeline.model.alignment-start", str(options.field)]
@@ -105,7 +107,7 @@ def measure(options: Options, scene: str, seed: int) -> Dict[str, Any]:
         config, usage = trained("latent-radiance-field", run, options.field + options.alignment, *more)
         both = "stage III" if name == "raw" else "both"
         found = _evaluated(config, options.scale, folder / "pictures" / run)
-        for score in SCORES:
+        for score in (each for each in SCORES if each in found):
             row[f"{name} {score}"] = found[f"raw_{score}"]
             row[f"{both} {score}"] = found[score]
             row[f"ceiling of {name} {score}"] = found[f"ceiling_{score}"]
@@ -132,7 +134,7 @@ def _milliseconds(log: Path, until: int) -> float:
 
 def _scored(config: Path, name: str, scale: float, pictures: Path) -> Dict[str, float]:
     found = _evaluated(config, scale, pictures / config.parent.name)
-    return {f"{name} {score}": found[score] for score in SCORES}
+    return {f"{name} {score}": found[score] for score in SCORES if score in found}
 
 
 def _evaluated(config: Path, scale: float, pictures: Path) -> Dict[str, float]:
@@ -152,9 +154,10 @@ def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
     """Write means over seeds, and every scene."""
     report.tables.clear()
     note = (
-        f"PSNR / SSIM of held-out photographs at {options.scale:g} of the files' size. Splats of colours: "
-        f"{options.colors} iterations; of latents {options.field}, the decoder {options.alignment} more; stage I "
-        f"{options.tuning} steps on the same scene. One in eight training photographs is kept from splats of latents."
+        f"PSNR / SSIM / LPIPS, if its weights were there, of held-out photographs at {options.scale:g} of the files' "
+        f"size. Splats of colours: {options.colors} iterations; of latents {options.field}, the decoder "
+        f"{options.alignment} more; stage I {options.tuning} steps on the same scene. One in eight training "
+        "photographs is kept from splats of latents."
     )
     table = report.table("Stages", note)
     kinds = ("raw", "stage I", "stage III", "both", "ceiling of raw", "ceiling of stage I", "colours", "colours / 8")
@@ -163,7 +166,8 @@ def write(report: Report, options: Options, rows: List[Dict[str, Any]]) -> Path:
         cells = {
             kind: " / ".join(
                 spread([row[f"{kind} {score}"] for row in own], digits)
-                for score, digits in zip(SCORES, (2, 3), strict=True)
+                for score, digits in SCORES.items()
+                if all(f"{kind} {score}" in row for row in own)
             )
             for kind in kinds
         }
