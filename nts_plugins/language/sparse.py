@@ -84,7 +84,8 @@ class Sparse(WordsFit, TrainedFit):
         repeat, and are trained apart. Where there are none at all, nothing begins."""
         some = sampled(features(), SAMPLE, self.settings.seed)
         if len(some):
-            once = [(slice(None), some)]
+            # Stores keep float16. What its rounding takes off their length would tell the same features apart.
+            once = [(slice(None), F.normalize(some, dim=1))]
             found = encode(lambda: iter(once), len(some), self.settings.words, self.settings.seed).words.float()
             rows = torch.arange(self.settings.words) % len(found)
             with torch.no_grad():

@@ -161,6 +161,16 @@ def test_words_are_found_among_features():
     assert (many @ pair[0].words[0].detach().T).max(dim=1).values.mean() > 0.97
 
 
+@pytest.mark.filterwarnings("error")
+def test_what_float16_takes_off_lengths_makes_no_further_words():
+    """Regions of one thing on many pictures, as stores keep them: long vectors, whose length is off by a thousandth."""
+    kinds = unit(3, width=512).half().float() * torch.tensor([[1.001], [1.0], [0.998]])
+    fit = Sparse(LEVELS, 512, SparseSettings(WORDS, KEPT))
+    fit.begin(lambda: [kinds.repeat(20, 1)], lambda share: None)
+    cosines = fit.words.detach()[0] @ F.normalize(kinds, dim=1).T
+    assert sorted((cosines > 0.999).sum(dim=0).tolist()) == [3, 3, 3]
+
+
 def test_nothing_begins_without_features():
     fit = Sparse(LEVELS, WIDTH, SparseSettings(WORDS, KEPT))
     fit.begin(lambda: [], lambda share: None)
