@@ -25,6 +25,8 @@ FORMAT = 1
 """Of the files; counts up when old ones can no longer be read."""
 INDEX = "store.json"
 SUFFIX = ".safetensors"
+IMPORTED = " / langsplat's files"
+"""Ends the name of an encoder whose regions were brought from elsewhere, and cannot be made here."""
 
 
 def key_of(picture: npt.NDArray) -> str:
@@ -129,14 +131,14 @@ class FeatureStore:
             levels = tuple(json.loads(file.metadata()["levels"]))
             return Regions(file.get_tensor("ids").to(torch.int32), file.get_tensor("features"), levels)
 
-    def check_file(self, key: str) -> None:
-        """A picture's file is there and whole, as far as its beginning tells.
+    def count(self, key: str) -> int:
+        """How many regions a picture has, without reading them.
 
         Raises:
-            InputError: where it is not.
+            InputError: where there is no file of it, or it is damaged, as far as its beginning tells.
         """
-        with self._opened(key):
-            pass
+        with self._opened(key) as file:
+            return int(file.get_slice("features").get_shape()[0])
 
     def pictures(self) -> Dict[str, str]:
         """Key of each picture that there are features of, to its name."""
@@ -163,8 +165,13 @@ class FeatureStore:
         because = f" {describe(changed)} had features and were changed, or are read at another size." if changed else ""
         raise InputError(
             f"{len(missing)} of {len(pictures)} pictures have no features of {self.encoder!r} in {self.folder}: "
-            f"{describe(missing)}.{because} nts features extracts what is missing."
+            f"{describe(missing)}.{because} {self._remedy()}"
         )
+
+    def _remedy(self) -> str:
+        if self.encoder.endswith(IMPORTED):
+            return f"nts features --from-langsplat DIR --output-dir {self.folder} brings what is missing."
+        return "nts features extracts what is missing."
 
     def _begin(self) -> None:
         index = self.folder / INDEX

@@ -4,7 +4,9 @@
 Class paths in this module are written into every run's config.yml: they are a public interface.
 """
 
+import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Tuple, Type
 
@@ -19,6 +21,9 @@ from nts_plugins.data.features import FeatureStore, default_folder, key_of, stor
 from nts_plugins.encoders.base import RegionEncoder, Regions
 from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, name_of_regions
 from nts_plugins.errors import InputError, describe
+
+AGAIN = 5.0
+"""Seconds after which features are looked for again that another worker makes."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +118,7 @@ class RegionDatamanager(SplatDatamanager):
             return
         files = [batch["regions"] for batch in self.cached_train]
         self._complete(files)
+        self._check_found(files)
         first = files[0].read()
         self.train_dataset.metadata["regions"] = SceneRegions(
             files[0].store.encoder, first.levels, first.features.shape[1], tuple(files)
@@ -124,39 +130,90 @@ class RegionDatamanager(SplatDatamanager):
         return name_of_regions(self.config.clip.name, self.config.sam.name, self.config.tallest)
 
     def _store(self) -> FeatureStore:
-        """The features that are there, or a place for those that are to be made."""
+        """The features that are there, or a place for those that are to be made.
+
+        Raises:
+            InputError: where several would do, and where a folder was named that holds features of another model.
+        """
         data = self.config.data or self.config.dataparser.data
         if self.config.features is not None:
-            encoder = FeatureStore.encoder_of(self.config.features)
-            if encoder is None:
-                raise InputError(f"There are no features in {self.config.features}. nts features extracts them.")
-            return FeatureStore(self.config.features, encoder)
-        found = stores_below(data)
-        if len(found) > 1:
+            return self._named(self.config.features)
+        fits = [store for store in stores_below(data) if self._fits(store.encoder)]
+        if len(fits) > 1:
             raise InputError(
                 f"{data} has features of several encoders. Say which with --pipeline.datamanager.features: "
-                f"{describe([store.folder for store in found])}."
+                f"{describe([store.folder for store in fits])}."
             )
-        return found[0] if found else FeatureStore(default_folder(data, self._own_encoder), self._own_encoder)
+        if not fits:
+            return FeatureStore(default_folder(data, self._own_encoder), self._own_encoder)
+        CONSOLE.print(f"Features are of {fits[0].encoder!r}, in {fits[0].folder}.", markup=False)
+        return fits[0]
+
+    def _named(self, folder: Path) -> FeatureStore:
+        encoder = FeatureStore.encoder_of(folder)
+        if encoder is None:
+            raise InputError(f"There are no features in {folder}. nts features extracts them.")
+        if not self._fits(encoder):
+            raise InputError(
+                f"{folder} holds features of {encoder!r}, and the settings describe {self._own_encoder!r}. Leave out "
+                f"--pipeline.datamanager.clip, .sam and .tallest to take these, or --pipeline.datamanager.features to "
+                f"have others."
+            )
+        return FeatureStore(folder, encoder)
+
+    def _fits(self, encoder: str) -> bool:
+        """Whether features are what the settings ask for. Settings as they always are ask for nothing: whoever leaves
+        them so takes what is there."""
+        config, usual = self.config, RegionDatamanagerConfig()
+        if (config.sam.name, config.tallest) != (usual.sam.name, usual.tallest):
+            return encoder == self._own_encoder
+        return config.clip.name == usual.clip.name or encoder.startswith(f"{config.clip.name} / ")
 
     def _complete(self, files: List[RegionFile]) -> None:
         """Extract what is missing, where the features are of the encoder that the settings describe."""
         store, dataset = files[0].store, self.train_dataset
         names = [path.name for path in dataset.image_filenames]
-        missing = [number for number, file in enumerate(files) if file.key not in store]
-        for number, file in enumerate(files):
-            if number not in missing:
-                store.check_file(file.key)
-        if not missing:
+        pictures = [(file.key, name) for file, name in zip(files, names, strict=True)]
+        for file in files:
+            if file.key in store:
+                store.count(file.key)  # Damage is better noticed before the rest is extracted than after.
+        if all(file.key in store for file in files):
             return
         if store.encoder != self._own_encoder or self.config.features is not None:
-            store.check([(file.key, name) for file, name in zip(files, names, strict=True)])
+            store.check(pictures)
         from nts_plugins.progress import progress
 
-        CONSOLE.print(f"{len(missing)} of {len(files)} pictures have no features in {store.folder}: extracting them.")
+        encoder, waits = cache(self._encoder), False
         with progress("Pictures") as (tell, _):
-            extract([_lazily(dataset, names, number) for number in missing], store, self._encoder, tell)
-        store.check([(file.key, name) for file, name in zip(files, names, strict=True)])
+            while missing := [number for number, file in enumerate(files) if file.key not in store]:
+                if not waits:
+                    about = f"{len(missing)} of {len(files)} pictures have no features in {store.folder}"
+                    CONSOLE.print(f"{about}: extracting them.", markup=False)
+                outcome = extract([_lazily(dataset, names, number) for number in missing], store, encoder, tell)
+                if not outcome.elsewhere:
+                    break
+                if not waits:
+                    CONSOLE.print(f"Another worker is at {describe(outcome.elsewhere)}: waiting for it.")
+                waits = True
+                time.sleep(AGAIN)
+        store.check(pictures)
+
+    def _check_found(self, files: List[RegionFile]) -> None:
+        """All files can be read, and there is something in them.
+
+        Raises:
+            InputError: where that is not so.
+        """
+        names = [path.name for path in self.train_dataset.image_filenames]
+        empty = [name for file, name in zip(files, names, strict=True) if file.store.count(file.key) == 0]
+        if len(empty) == len(files):
+            raise InputError(
+                f"None of the {len(files)} training pictures has a region in {files[0].store.folder}: there is nothing "
+                f"to learn language from. Remove the folder and extract anew, with other --sam settings where Segment "
+                f"Anything found nothing."
+            )
+        if empty:
+            CONSOLE.print(f"[yellow]No region was found in {describe(empty)}: language comes from the other pictures.")
 
     def _encoder(self) -> RegionEncoder:
         from nts_plugins.encoders.regions import masked_regions

@@ -31,6 +31,10 @@ class Heads(nn.ModuleDict):
     def trained_at(self, step: int) -> List[FeatureHead]:
         return [head for head in self.each() if head.trains_at(step)]
 
+    @property
+    def unfinished(self) -> bool:
+        return any(head.unfinished for head in self.each())
+
     def initial_parameters(self, splats: Dict[str, Any]) -> Dict[str, Any]:
         """The splats' values with those of the heads."""
         for head in self.each():

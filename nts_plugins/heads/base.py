@@ -158,6 +158,12 @@ class FeatureHead(nn.Module, ABC):
         """What the viewer draws in place of these splats, as many of them."""
         return gaussians
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether :meth:`finish` has to come before the head is of use; a run that was killed on the way begins with
+        it."""
+        return False
+
     def finish(self, params: MutableMapping[str, Parameter], gaussians: Gaussians, views: Collection[Seen]) -> None:
         """Called when all steps are done, for what needs splats as they will be. No gradient.
 

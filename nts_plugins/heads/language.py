@@ -19,6 +19,7 @@ from nts_plugins.data.cameras import View
 from nts_plugins.data.pyramid import Targets
 from nts_plugins.data.region_data import SceneRegions
 from nts_plugins.encoders.base import LEVELS
+from nts_plugins.encoders.weights import given
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.heads.base import FeatureHead, FeatureHeadConfig, Seen
@@ -45,15 +46,16 @@ class LanguageHeadConfig(FeatureHeadConfig):
     """How splats get their language: averages of what pictures show, once all else is trained; four of 64 words a
     splat, trained; or three numbers of an autoencoder, trained."""
     lift: LiftSettings = field(default_factory=LiftSettings)
-    """Settings of the first."""
+    """Of ``--...language.fit lift``."""
     sparse: SparseSettings = field(default_factory=SparseSettings)
-    """Of the second."""
+    """Of ``--...language.fit sparse``."""
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    """Of the third."""
+    """Of ``--...language.fit autoencoder``."""
     weight: float = 1.0
     """Of the loss, of those that are trained."""
     prompts: str = ""
-    """Phrases, separated by ';', that ns-render and ns-eval look for. nts query and the viewer ask for themselves."""
+    """Phrases, separated by ';', whose relevancy ns-render and ns-eval draw (``language_relevancy``). They may be
+    changed in a run's config.yml. nts query and the viewer ask for themselves."""
     negatives: str = ""
     """What phrases have to beat; empty takes the canonical phrases of their language."""
     text_weights: Optional[Path] = None
@@ -126,6 +128,10 @@ class LanguageHead(FeatureHead):
         regions = targets["regions"].read().resized(tuple(drawn.shape[:2])).to(drawn.device)
         return {f"{self.name}_loss": self.config.weight * self._trained().loss(drawn, alphas, regions)}
 
+    @property
+    def unfinished(self) -> bool:
+        return isinstance(self.fit, LiftedFit) and not self.fit.ready
+
     @torch.no_grad()
     def finish(self, params: MutableMapping[str, Parameter], gaussians: Gaussians, views: Collection[Seen]) -> None:
         if isinstance(self.fit, LiftedFit):
@@ -152,6 +158,21 @@ class LanguageHead(FeatureHead):
                 "The splats have no language yet: it comes when training ends. Finish the training, or fit language to "
                 "its splats as they are with --pipeline.model.load-splats."
             )
+        return self._asked(text, negatives)
+
+    def check_settings(self) -> None:
+        """What the settings name can be asked, of a scene that is about to be trained: found out at its end, or at the
+        first picture that is drawn on the way, it would end the training.
+
+        Raises:
+            InputError: as :meth:`ask` does.
+        """
+        if self.config.text_weights is not None:
+            given(self.config.text_weights, f"the text tower of {self.encoder}")
+        if self.config.prompts:
+            self._question = self._asked(self.config.prompts, self.config.negatives)
+
+    def _asked(self, text: str, negatives: str) -> Question:
         if self._text is None:
             from nts_plugins.encoders.phrases import text_encoder
 

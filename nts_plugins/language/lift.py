@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
+from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.language.codebook import NO_WORD, Codes, encode
 from nts_plugins.language.fits import LiftedFit, Tell, View
@@ -38,6 +39,11 @@ class LiftSettings:
     lets in keeps all it has."""
     words: int = 512
     """Of a scene on each level, at most; 32 767 can be told apart."""
+
+    def __post_init__(self) -> None:
+        most = torch.iinfo(torch.int16).max
+        if not 0 < self.words <= most:
+            raise InputError(f"Words of a level are from 1 to {most}, not {self.words}.")
 
 
 class Lift(WordsFit, LiftedFit):

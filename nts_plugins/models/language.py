@@ -64,11 +64,13 @@ class LanguageModel(SplatModel):
     def populate_modules(self) -> None:
         check_protocols(self.config.protocols)
         super().populate_modules()
-        if self.config.load_splats is None:
-            return
-        self.appearance = SphericalHarmonics(self.config.sh_degree, 0)
-        if "regions" in (self.kwargs.get("metadata") or {}):  # Else a checkpoint follows, which has its own.
-            self._load(self.config.load_splats)
+        begins = "regions" in (self.kwargs.get("metadata") or {})  # Else a checkpoint follows, which has its own.
+        if begins:
+            self.head.check_settings()
+        if self.config.load_splats is not None:
+            self.appearance = SphericalHarmonics(self.config.sh_degree, 0)
+            if begins:
+                self._load(self.config.load_splats)
 
     def _load(self, path: Path) -> None:
         splats, others = loaded_splats(path, self.config.sh_degree)

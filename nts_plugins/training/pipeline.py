@@ -96,6 +96,11 @@ class SplatPipeline(VanillaPipeline):
         dataset = self.datamanager.eval_dataset
         return model.further_metrics(dataset, output_path) if hasattr(model, "further_metrics") else {}
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether :meth:`finish` has to come before the model is of use."""
+        return self.model.heads.unfinished  # type: ignore[union-attr, return-value]
+
     def finish(self) -> None:
         """What heads do when all steps are done, before the last checkpoint is written."""
         self.eval()

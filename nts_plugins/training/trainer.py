@@ -108,7 +108,7 @@ class SplatTrainer(Trainer):
             )
         self.optimizers = Optimizers(groups, parameters)
         self._resume()
-        if self._start_step >= self.config.max_num_iterations:
+        if self._start_step >= self.config.max_num_iterations and not self.pipeline.unfinished:
             CONSOLE.print(
                 f"[yellow]Nothing to do: the checkpoint has {self._start_step} iterations, and --max-num-iterations "
                 f"is {self.config.max_num_iterations}. Raise it to train on."
@@ -119,7 +119,8 @@ class SplatTrainer(Trainer):
 
     def train(self) -> None:
         """Train until ``max_num_iterations``; nerfstudio 1.1.5 trains that many more when it resumes."""
-        remaining = self.config.max_num_iterations - self._start_step
+        remaining = max(0, self.config.max_num_iterations - self._start_step)
+        self.step = max(0, self._start_step - 1)  # Where no step follows, this is still the one to save.
         if getattr(self.pipeline.model, "needs_no_training", False):
             CONSOLE.print("Splats are there, and language is fitted without training: there are no iterations.")
             remaining = 0
@@ -147,6 +148,9 @@ class SplatTrainer(Trainer):
             raise
 
     def _after_train(self) -> None:
+        if self.config.max_num_iterations and self.pipeline.unfinished:
+            # What comes now takes a while, and may fail. The same run, started again, goes on from here.
+            self.save_checkpoint(self.step)
         with self._no_dead_run():
             self.pipeline.finish()  # type: ignore[operator]
         if self.config.max_num_iterations == 0:

@@ -12,10 +12,11 @@ from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataPars
 from PIL import Image
 from torch import Tensor
 
+from nts_plugins.data import region_data
 from nts_plugins.data.features import FeatureStore, default_folder, key_of
 from nts_plugins.data.region_data import RegionDatamanager, RegionDatamanagerConfig, RegionFile, SceneRegions
 from nts_plugins.encoders.base import LEVELS, NOTHING, Regions
-from nts_plugins.encoders.settings import SamSettings
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings
 from nts_plugins.errors import InputError
 from tests.captures import ENCODER, write_capture, write_regions
 
@@ -154,6 +155,34 @@ def test_of_two_encoders_features_one_must_be_named(capture: Path, no_encoder: N
         assert (regions.encoder, regions.width) == (encoder, width)
 
 
+TINY = OpenClipSettings(model="ViT-B-32", pretrained="openai")
+
+
+def test_settings_that_describe_a_model_choose_its_features(capture: Path, encoder: Brightness, capsys: Any) -> None:
+    """Of two folders, where one is; and where none is, features are made beside the others."""
+    write_regions(capture)
+    own = FeatureStore(capture / "features" / "tiny", f"{TINY.name} / drawn elsewhere")
+    for name in TRAINED:
+        picture = picture_of(capture, name)
+        own.write(key_of(picture), encoder.encode(torch.from_numpy(picture / 255)), name)
+    encoder.seen.clear()
+    regions = manager(capture, clip=TINY).train_dataset.metadata["regions"]
+    assert regions.encoder == own.encoder and not encoder.seen
+    assert own.encoder in " ".join(capsys.readouterr().out.split())
+    shutil.rmtree(own.folder)
+    regions = manager(capture, clip=TINY).train_dataset.metadata["regions"]
+    assert regions.encoder.startswith(f"{TINY.name} / sam vit_h") and len(encoder.seen) == 3
+    regions = manager(capture, sam=SamSettings(points_per_side=8)).train_dataset.metadata["regions"]
+    assert " / sam vit_h 8 " in regions.encoder and len(encoder.seen) == 6
+
+
+@pytest.mark.parametrize("settings", [{"clip": TINY}, {"sam": SamSettings(points_per_side=8)}, {"tallest": 20}])
+def test_a_named_folder_must_fit_the_settings(capture: Path, no_encoder: None, settings: Any) -> None:
+    folder = write_regions(capture)
+    with pytest.raises(InputError, match=f"holds features of '{ENCODER}', and the settings describe '"):
+        manager(capture, features=folder, **settings)
+
+
 def test_features_may_lie_elsewhere(capture: Path, no_encoder: None, tmp_path: Path) -> None:
     folder = shutil.move(write_regions(capture), tmp_path / "elsewhere")
     regions = manager(capture, features=Path(folder)).train_dataset.metadata["regions"]
@@ -199,6 +228,52 @@ def test_nothing_is_found_in_some_pictures(capture: Path, encoder: Brightness) -
     )
     regions = manager(capture).train_dataset.metadata["regions"]
     assert [len(each) for each in regions.features()] == [0, 1, 1] and regions.width == 3
+
+
+def test_pictures_without_regions_are_named(capture: Path, no_encoder: None, capsys: Any) -> None:
+    folder = write_regions(capture)
+    store = FeatureStore(folder, ENCODER)
+    nothing = Regions(torch.full((3, 36, 48), NOTHING, dtype=torch.int32), torch.zeros(0, 8))
+    store.write(key_of(picture_of(capture, "001.png")), nothing, "001.png")
+    manager(capture)
+    assert "No region was found in 001.png" in " ".join(capsys.readouterr().out.split())
+    for name in TRAINED:
+        store.write(key_of(picture_of(capture, name)), nothing, name)
+    with pytest.raises(InputError, match="None of the 3 training pictures has a region in .*: there is nothing to"):
+        manager(capture)
+
+
+def test_what_another_worker_is_at_is_waited_for(
+    capture: Path, encoder: Brightness, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    config = RegionDatamanagerConfig()
+    name = f"{config.clip.name} / {config.sam.name} / {config.tallest}"
+    store, picture = FeatureStore(own_folder(capture), name), picture_of(capture, "001.png")
+    regions = Brightness().encode(torch.from_numpy(picture / 255))
+    waits: List[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 2:
+            store.write(key_of(picture), regions, "001.png")
+
+    monkeypatch.setattr(region_data.time, "sleep", wait)
+    with store.claim(key_of(picture)) as mine:
+        assert mine
+        manager(capture)
+    assert waits == [region_data.AGAIN] * 2 and len(encoder.seen) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert said.count("Another worker is at 001.png: waiting for it.") == 1
+    assert "3 of 3 pictures have no features" in said
+
+
+def test_what_was_brought_from_elsewhere_is_brought_again(capture: Path, no_encoder: None) -> None:
+    folder = write_regions(capture)
+    index = folder / "store.json"
+    index.write_text(index.read_text().replace(ENCODER, "some model / langsplat's files"))
+    FeatureStore(folder, "some model / langsplat's files").path(key_of(picture_of(capture, "001.png"))).unlink()
+    with pytest.raises(InputError, match=f"nts features --from-langsplat DIR --output-dir {folder} brings what is"):
+        manager(capture)
 
 
 def test_features_of_another_encoder_are_not_mixed(capture: Path, no_encoder: None) -> None:

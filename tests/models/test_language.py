@@ -8,7 +8,7 @@ axes. The last one, of no region, is what all canonical phrases are.
 import math
 import shutil
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import pytest
@@ -60,6 +60,21 @@ def lifted(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The pipeline of a run on the true splats."""
     output = tmp_path_factory.mktemp("lifted")
     return runs.load(runs.train("langsplat", scene.capture, output, 1000, *with_splats(scene.splats, scene.table)))
+
+
+@pytest.fixture
+def no_steps_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From when it is called on, training has no steps."""
+
+    def step(self: Any, step: int) -> Any:
+        raise AssertionError("There is nothing to train.")
+
+    return lambda: monkeypatch.setattr(SplatPipeline, "get_train_loss_dict", step)
+
+
+@pytest.fixture
+def no_steps(no_steps_after: Callable[[], None]) -> None:
+    no_steps_after()
 
 
 def splats_of(model: Any) -> Dict[str, Tensor]:
@@ -174,7 +189,48 @@ def test_before_training_ends_there_is_nothing_to_ask(scene: Scene, tmp_path: Pa
         trainer.pipeline.model.ask("red")
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("prompts", "zebra", "has no vectors of zebra"),
+        ("prompts", ";", "There is nothing to look for"),
+        ("text-weights", "gone.npz", "gone.npz, which is said to hold the weights of the text tower"),
+    ],
+)
+def test_what_cannot_be_asked_ends_a_training_before_it_begins(
+    scene: Scene, tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    with pytest.raises(InputError, match=said):
+        options = asking(scene.table, f"--pipeline.model.language.{option}", value)
+        runs.trainer("langsplat", scene.capture, tmp_path / "outputs", 10, *options)
+    assert not (tmp_path / "outputs").exists()
+
+
 # ---- checkpoints
+
+
+def test_a_training_that_ends_while_language_is_lifted_goes_on_from_there(
+    scene: Scene, no_steps_after: Any, tmp_path: Path
+) -> None:
+    capture = Path(shutil.copytree(scene.capture, tmp_path / "capture"))
+    arguments = ["langsplat", capture, tmp_path / "outputs", 40, *QUICK, *asking(scene.table)]
+    trainer = runs.trainer(*arguments)
+    shutil.move(capture / "features", tmp_path / "features")
+    with pytest.raises(InputError, match="There are no features in"):
+        trainer.train()
+    path = runs.checkpoint(trainer.base_dir)
+    splats = splats_of(trainer.pipeline.model)
+    assert path.name == "step-000000039.ckpt" and not trainer.pipeline.model.head.fit.ready
+    shutil.move(tmp_path / "features", capture / "features")
+    no_steps_after()
+    again = [*arguments, "--load-dir", str(path.parent)]
+    trainer = runs.trainer(*again)
+    trainer.train()
+    found = runs.load(trainer.base_dir)
+    assert runs.checkpoint(trainer.base_dir).name == path.name and same_splats(splats_of(found.model), splats)
+    assert bool(found.model.splat_relevancy(found.model.ask("red")).any())
+    with pytest.raises(SystemExit):  # Now it has all there is.
+        runs.trainer(*again)
 
 
 def test_a_checkpoint_answers_without_the_features(ended: Ended) -> None:
@@ -216,14 +272,6 @@ def test_levels_of_other_names_are_known_after_loading(scene: Scene, tmp_path: P
 
 
 # ---- splats that are there
-
-
-@pytest.fixture
-def no_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    def step(self: Any, step: int) -> Any:
-        raise AssertionError("There is nothing to train.")
-
-    monkeypatch.setattr(SplatPipeline, "get_train_loss_dict", step)
 
 
 def test_a_checkpoints_splats_get_language_without_training(
