@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Features of all pictures of a scene, by one worker or by several."""
 
+import weakref
+from functools import partial
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import numpy as np
 import pytest
@@ -68,6 +70,36 @@ def test_who_is_killed_begins_with_the_picture_it_was_at(tmp_path: Path) -> None
     outcome = extract(pictures, store, lambda: again)
     assert len(again.seen) == 3 and len(outcome.there) == 2 and len(store.pictures()) == 5
     assert not any((store.folder / ".claims").iterdir())
+
+
+def test_pictures_of_any_size_and_number_are_in_memory_one_at_a_time(tmp_path: Path) -> None:
+    most, held = [0, 0], [[], []]
+
+    def hold(kind: int, *values: Any) -> None:
+        held[kind] = [each for each in held[kind] if each() is not None] + [weakref.ref(value) for value in values]
+        most[kind] = max(most[kind], len(held[kind]))
+
+    class Read(np.ndarray):
+        """An array that may be referred to weakly."""
+
+    def read(number: int) -> np.ndarray:
+        made = np.full((4 + number % 3, 6 + number % 5, 3), number, np.uint8).view(Read)
+        hold(0, made)
+        return made
+
+    class Counts:
+        name, width = "brightness", 3
+
+        def encode(self, picture: torch.Tensor) -> Regions:
+            made = Brightness().encode(picture)
+            hold(1, picture, made.ids, made.features)
+            return made
+
+    pictures = [(f"{number}.png", partial(read, number)) for number in range(200)]
+    store = FeatureStore(tmp_path / "s", "brightness")
+    assert len(extract(pictures, store, Counts).made) == 200
+    # The one that is read, and the one before, which is forgotten when its successor takes its name.
+    assert most[0] <= 2 and most[1] <= 6, most
 
 
 def test_workers_take_different_pictures(tmp_path: Path) -> None:
