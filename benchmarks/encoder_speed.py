@@ -85,7 +85,8 @@ def _time_sam(options: Options, table: Table, picture: torch.Tensor) -> None:
 
     torch.manual_seed(0)
     # All that is drawn counts: random weights believe in nothing.
-    settings = SamSettings(model=options.sam, least_iou=-1e9, least_stability=0.0)
+    settings = SamSettings(model=options.sam, least_stability=0.0)
+    settings.least_iou = -1e9  # Below what users may ask for.
     sam = Sam(sam_model_registry[options.sam](), settings)
     image, size = (picture * 255).byte().numpy(), (picture.shape[0], picture.shape[1])
     _add(table, options.sam, sam.predictor.model, "a picture, or a crop of it", sam.predictor.set_image, image)

@@ -33,6 +33,16 @@ def load_run(config: Path, with_pictures: bool = False) -> Any:
     return pipeline
 
 
+def capture_from_training(outputs: Any) -> Any:
+    """[4, 4] matrix from the frame of training to that of the data, from nerfstudio's DataparserOutputs."""
+    import numpy as np
+
+    matrix = np.eye(4)
+    matrix[:3] = outputs.dataparser_transform.detach().cpu().numpy()[:3]
+    matrix[:3] *= float(outputs.dataparser_scale)
+    return np.linalg.inv(matrix)
+
+
 def _names_a_class(config: Path) -> bool:
     """Whether a file is YAML of an object, as nerfstudio writes it; nothing in it is run."""
     import yaml

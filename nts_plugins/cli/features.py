@@ -4,9 +4,9 @@
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
-from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, name_of_regions
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, at_least, name_of_regions
 from nts_plugins.errors import InputError, describe
 
 
@@ -43,16 +43,19 @@ class Features:
 
     def run(self) -> int:
         """Extract, and say what was done. Raises InputError for what the user has to change."""
-        import torch
-
         from nts_plugins.data.extraction import ScenePictures, extract
-        from nts_plugins.data.features import FeatureStore, default_folder
+        from nts_plugins.data.features import IMPORTED, FeatureStore, default_folder
         from nts_plugins.progress import progress
 
-        device = torch.device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        at_least("--tallest", self.tallest, 1)
+        if not 0.0 < self.scale <= 1.0:
+            raise InputError(
+                f"--scale is {self.scale:g}; it must be more than 0 and at most 1, which is the file's size."
+            )
+        device = _device(self.device)
         encoder = name_of_regions(self.clip.name, self.sam.name, self.tallest)
         if self.from_langsplat is not None:
-            encoder = f"{self.clip.name} / langsplat's files"
+            encoder = self.clip.name + IMPORTED
         folder = self.output_dir or default_folder(self.data, encoder)
         store = FeatureStore(folder, encoder)
         pictures = ScenePictures(self._dataparser(), self.scale)
@@ -64,9 +67,10 @@ class Features:
 
         with progress("Pictures") as (tell, _):
             if self.from_langsplat is not None:
-                without = _imported(self.from_langsplat, pictures, store, tell)
+                without, empty = _imported(self.from_langsplat, pictures, store, tell)
                 said = [f"{folder}: features of {len(pictures) - len(without)} pictures, from {self.from_langsplat}."]
                 said += [f"There are no files of {describe(without)}."] if without else []
+                said += [f"There is no region in {describe(empty)}."] if empty else []
             else:
                 outcome = extract(pictures, store, encoder_of_regions, tell)
                 said = [f"{folder}: features of {len(outcome.made)} pictures made, {len(outcome.there)} were there."]
@@ -91,8 +95,26 @@ class Features:
         return config
 
 
-def _imported(folder: Path, pictures: Any, store: Any, tell: Any) -> List[str]:
-    """LangSplat's files of a scene's pictures into the store; names of pictures that have none."""
+def _device(name: Optional[str]) -> Any:
+    """The torch device of a name, where something can be computed; None names the GPU where there is one."""
+    import torch
+
+    usable = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    usable += ["mps"] if torch.backends.mps.is_available() else []
+    usable += ["cpu"]
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        raise InputError(f"--device {name!r} is no device of this machine. It has {', '.join(usable)}.") from error
+    return device
+
+
+def _imported(folder: Path, pictures: Any, store: Any, tell: Any) -> Tuple[List[str], List[str]]:
+    """LangSplat's files of a scene's pictures into the store; names of pictures that have none, and of those whose
+    files have no region."""
     from dataclasses import replace
 
     import torch
@@ -102,7 +124,7 @@ def _imported(folder: Path, pictures: Any, store: Any, tell: Any) -> List[str]:
 
     if not folder.is_dir():
         raise InputError(f"There is no folder {folder}.")
-    without = []
+    without, empty = [], []
     for number, (name, read) in enumerate(pictures):
         tell(number, len(pictures))
         regions = langsplat_files.read(folder, Path(name).stem)
@@ -110,11 +132,12 @@ def _imported(folder: Path, pictures: Any, store: Any, tell: Any) -> List[str]:
             without.append(name)
             continue
         ids = [torch.from_numpy(pictures.align(number, level.numpy())) for level in regions.ids]
+        empty += [] if len(regions.features) else [name]
         store.write(key_of(read()), replace(regions, ids=torch.stack(ids)), name)
     tell(len(pictures), len(pictures))
     if len(without) == len(pictures):
         raise InputError(f"{folder} has no files of any picture, such as {Path(without[0]).stem}_f.npy.")
-    return without
+    return without, empty
 
 
 def _exported(folder: Path, pictures: Any, store: Any, tell: Any) -> None:

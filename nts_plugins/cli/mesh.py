@@ -39,7 +39,7 @@ class Mesh:
         """Draw, fuse and write. Raises InputError for what the user has to change."""
         import numpy as np
 
-        from nts_plugins.cli._runs import load_run
+        from nts_plugins.cli._runs import capture_from_training, load_run
         from nts_plugins.progress import progress
         from nts_plugins.surfaces.fusion import fuse
         from nts_plugins.surfaces.shots import training_shots
@@ -81,16 +81,6 @@ class Mesh:
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"--{name} is {value}; it must be above zero.")
         check_place(self.output_path)
-
-
-def capture_from_training(outputs: Any) -> Any:
-    """[4, 4] matrix from the frame of training to that of the data, from nerfstudio's DataparserOutputs."""
-    import numpy as np
-
-    matrix = np.eye(4)
-    matrix[:3] = outputs.dataparser_transform.detach().cpu().numpy()[:3]
-    matrix[:3] *= float(outputs.dataparser_scale)
-    return np.linalg.inv(matrix)
 
 
 def _write(path: Path, mesh: Any) -> None:

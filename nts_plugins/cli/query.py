@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Literal, Optional, Tuple
 
 from nts_plugins.errors import InputError
+from nts_plugins.queries.phrases import CANONICAL, Language, split, split_negatives
 
 ABOUT = "answer.json"
 
@@ -30,8 +31,11 @@ class Query:
     output_dir: Path = Path("query")
     """Folder of the answer; it is there whole or not at all."""
     negatives: str = ""
-    """What phrases have to beat, separated likewise; by default object; things; stuff; texture, or the same in the
-    language of the phrases."""
+    """What all phrases have to beat, separated likewise; by default object; things; stuff; texture, or for each phrase
+    the same in the language that its script tells."""
+    language: Optional[Language] = None
+    """Beat the same in this language instead, for all phrases: scripts do not tell German, French and Spanish from
+    English. The text tower must read it."""
     views: Literal["test", "train", "none"] = "test"
     """Cameras to draw from, where there is no camera path."""
     camera_path: Optional[Path] = None
@@ -58,8 +62,7 @@ class Query:
         """Ask, draw and write. Raises InputError for what the user has to change."""
         import numpy as np
 
-        from nts_plugins.cli._runs import load_run
-        from nts_plugins.cli.mesh import capture_from_training
+        from nts_plugins.cli._runs import capture_from_training, load_run
         from nts_plugins.files.whole import whole_folder, writing
         from nts_plugins.models.language import LanguageModel
         from nts_plugins.queries.relevancy import from_margin
@@ -74,7 +77,8 @@ class Query:
             raise InputError(f"--level is {self.level!r}; it must be best, {', '.join(head.levels)}.")
         if self.weights is not None:
             head.config.text_weights = self.weights
-        question = head.ask(self.prompts, self.negatives)
+        canonical = ";".join(CANONICAL[self.language]) if self.language else ""
+        question = head.ask(self.prompts, self.negatives.strip() or canonical)
         least = from_margin(self.threshold)
         of_splats = model.splat_relevancy(question)  # [N, L, Q]
         best = of_splats.amax(dim=0) if len(of_splats) else of_splats.new_zeros(of_splats.shape[1:])
@@ -85,7 +89,6 @@ class Query:
             to_frame = capture_from_training(pipeline.datamanager.train_dataparser_outputs)
         answer: Dict[str, Any] = {
             "encoder": head.encoder,
-            "negatives": list(question.negatives),
             "threshold": self.threshold,
             "frame": self.frame,
             "phrases": {},
@@ -100,6 +103,7 @@ class Query:
                 )
                 answer["phrases"][phrase] = {
                     "folder": folders[number].name,
+                    "negatives": list(question.beaten_by(number)),
                     "level": head.levels[level],
                     "best": float(best[level, number]),
                     "splats": splats,
@@ -118,6 +122,12 @@ class Query:
     def _check(self) -> None:
         from nts_plugins.files.whole import check_folder
 
+        split(self.prompts)
+        if split_negatives(self.negatives) and self.language:
+            raise InputError(
+                f"--negatives are what phrases have to beat, and so are the canonical phrases of --language "
+                f"{self.language}. Give one of the two."
+            )
         target = self.output_dir.expanduser().absolute()
         check_folder(target, "an answer", (ABOUT, *_folders_of(target)), ABOUT, self.overwrite)
         if self.smoothing < 1 or self.smoothing % 2 == 0:

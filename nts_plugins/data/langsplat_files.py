@@ -39,12 +39,20 @@ def read(folder: Path, name: str) -> Optional[Regions]:
         try:
             arrays.append(np.load(path, mmap_mode="r", allow_pickle=False))
         except (ValueError, OSError, EOFError) as error:
-            raise InputError(f"{path} is damaged: {error}.") from error
+            # What numpy says of Python objects advises to let the file run what it likes.
+            raise InputError(
+                f"{path} is damaged, or does not hold an array of numbers as LangSplat writes it: make it anew."
+            ) from error
     features, ids = arrays
-    if features.ndim != 2 or ids.ndim != 3 or len(ids) != len(OWN_LEVELS):
+    if (
+        any(each.dtype.kind not in "fiu" for each in arrays)
+        or features.ndim != 2
+        or ids.ndim != 3
+        or len(ids) != len(OWN_LEVELS)
+    ):
         raise InputError(
             f"{files[0]} and {files[1]} should hold [M, C] and [{len(OWN_LEVELS)}, H, W] numbers, and hold "
-            f"{list(features.shape)} and {list(ids.shape)}."
+            f"{list(features.shape)} {features.dtype} and {list(ids.shape)} {ids.dtype}."
         )
     ids = torch.from_numpy(np.array(ids[1:], np.float32)).round().to(torch.int64)
     if ids.numel() and not NOTHING <= int(ids.min()) <= int(ids.max()) < len(features):

@@ -62,11 +62,6 @@ class Regions:
         """The same on another device."""
         return Regions(self.ids.to(device), self.features.to(device), self.levels)
 
-    def map(self, level: str) -> Tensor:
-        """[H, W, C] feature of each pixel on one level; zeros where there is no region."""
-        ids = self.ids[self.levels.index(level)].long()
-        return torch.where((ids >= 0)[..., None], self.features[ids.clamp_min(0)], 0.0)
-
 
 class Encoder(Protocol):
     """Whatever makes vectors."""

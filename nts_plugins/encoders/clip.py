@@ -6,7 +6,6 @@ they are, without "a photo of a".
 """
 
 import os
-import pickle
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
@@ -16,12 +15,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nts_plugins import compat
-from nts_plugins.encoders import weights
+from nts_plugins.encoders import weight_files, weights
 from nts_plugins.encoders.settings import OpenClipSettings
 from nts_plugins.errors import InputError
 
 EVERY_LANGUAGE = ("xlm-roberta", "mt5", "nllb", "i18n", "SigLIP2")
 """In the names of models whose phrases may be in other languages than English."""
+USUAL_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+"""Names of open_clip's files on the hub, where its list names a repository alone."""
 
 
 class OpenClip:
@@ -57,35 +58,27 @@ class OpenClip:
         """
         import open_clip
 
-        model, tag = settings.model, settings.pretrained
-        if open_clip.get_model_config(model) is None:
-            raise InputError(f"open_clip knows no model {model!r}. It knows {', '.join(open_clip.list_models())}.")
-        _check_transformers(model)
-        published = dict(open_clip.get_pretrained_cfg(model, tag))
-        if settings.weights is not None:
-            file = weights.given(settings.weights, settings.name)
-        elif published:
-            file = _fetched(settings.name, published, option)
-        else:
-            tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
-            raise InputError(f"open_clip knows no weights {tag!r} of {model}. It knows {tags}.")
+        check(settings)
+        model = settings.model
+        published = dict(open_clip.get_pretrained_cfg(model, settings.pretrained))
+        file = settings.weights or _fetched(settings.name, published, option)
         try:
+            _ask_for_tower(model)
             tokenizer = open_clip.get_tokenizer(model)
             made = open_clip.create_model(
                 model,
-                pretrained=str(file),
                 precision="fp16" if device.type == "cuda" else "fp32",
                 device=device,
+                pretrained_hf=False,
                 force_quick_gelu=bool(published.get("quick_gelu", False)),
                 # How pictures are to be made belongs to the weights, which are a mere file here.
                 force_preprocess_cfg={key: published[key] for key in ("mean", "std") if published.get(key)},
             )
-        except (RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-            raise InputError(f"{file} does not hold weights of {model}: {str(error).splitlines()[0]}") from error
         except OSError as error:
             if not _text_tower(model):
                 raise
             raise _without_tower(model, error) from error
+        _fill(made, file, model)
         return cls(made, tokenizer, settings.name, batch=settings.batch)
 
     @property
@@ -139,21 +132,46 @@ class OpenClip:
         return len(self.tokenizer.encode(phrase)) + 2  # type: ignore[attr-defined]
 
 
-def _fetched(name: str, published: Dict[str, Any], option: str) -> Path:
-    """The file of published weights, which open_clip keeps where its hub does."""
+def check(settings: OpenClipSettings) -> None:
+    """See to it that what settings name is there, before anything is loaded.
+
+    Raises:
+        InputError: where open_clip knows no such model or weights, where there is no such file, or where transformers
+            is missing, which makes the text towers of some models.
+    """
     import open_clip
 
-    repository, file = os.path.split(published.get("hf_hub") or published["url"])
+    model, tag = settings.model, settings.pretrained
+    if open_clip.get_model_config(model) is None:
+        raise InputError(f"open_clip knows no model {model!r}. It knows {', '.join(open_clip.list_models())}.")
+    _check_transformers(model)
+    if settings.weights is not None:
+        weights.given(settings.weights, settings.name)
+    elif not open_clip.get_pretrained_cfg(model, tag):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        raise InputError(f"open_clip knows no weights {tag!r} of {model}. It knows {tags}.")
+
+
+def _fetched(name: str, published: Dict[str, Any], option: str) -> Path:
+    """The file of published weights, as open_clip's list has them: on the hub, or elsewhere."""
+    repository, file = os.path.split(published.get("hf_hub") or "")
+    if repository:
+        files = (f"{os.path.splitext(file)[0]}.safetensors", file) if file else USUAL_FILES
+        return weights.fetched_from_hub(repository, files, name, option)
+    own = Path("~/.cache/clip").expanduser() / os.path.basename(published["url"])
+    return own if own.is_file() else weights.fetched(published["url"], name, option)
+
+
+def _fill(made: Any, file: Path, model: str) -> None:
+    """Put the weights of a file into a model. open_clip does it, which knows many ways in which they are named."""
+    import open_clip
+
     try:
-        return Path(open_clip.download_pretrained(published))
-    except Exception as error:  # Each of open_clip's ways to fetch a file fails in ways of its own.
-        file = file or "open_clip_pytorch_model.bin"
-        raise weights.missing(name, file, f"{repository} on the hub", _hub_folder(), option, error) from error
-
-
-def _hub_folder() -> Path:
-    """Where what comes from the hub is kept."""
-    return Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser()
+        found = open_clip.load_checkpoint(made, str(file), strict=False)
+    except Exception as error:  # A file of something else fails wherever open_clip first stumbles over it.
+        raise weight_files.of_another(made, weight_files.read(file, model), file, model) from error
+    if getattr(found, "missing_keys", None) or getattr(found, "unexpected_keys", None):  # {} for arrays of numpy
+        raise weight_files.of_another(made, {}, file, model, found)
 
 
 def _text_tower(model: str) -> str:
@@ -171,9 +189,22 @@ def _check_transformers(model: str) -> None:
         )
 
 
+def _ask_for_tower(model: str) -> None:
+    """End early where transformers would try for minutes to fetch what it needs of a text tower.
+
+    Raises:
+        ConnectionError: where that is not on this machine, and the hub is not to be asked.
+    """
+    tower = _text_tower(model)
+    if tower and not Path(tower).is_dir() and weights.in_hub_cache(tower, "config.json") is None:
+        weights.ask_hub(tower, "config.json")
+
+
 def _without_tower(model: str, error: OSError) -> InputError:
+    from huggingface_hub import constants
+
     return InputError(
         f"{model} also needs the configuration and the tokenizer of {_text_tower(model)}, which transformers fetches "
-        f"from the hub, once. That failed: {str(error).splitlines()[0]} Without internet put them into {_hub_folder()} "
-        f"as a machine with internet has them there."
+        f"from the hub, once. That failed: {weights.short(error)}. Without internet put them into "
+        f"{constants.HF_HUB_CACHE} as a machine with internet has them there."
     )

@@ -145,7 +145,11 @@ def outputs_of(module: nn.Module) -> Iterator[List[Any]]:
 
 def said(error: BaseException) -> str:
     """The first line of what an error says, as a sentence."""
+    if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to let the file run what it likes.
+        return "it is no file of tensors as torch.save writes them, or is damaged."
     lines = str(error).strip().splitlines() or [type(error).__name__]
+    if lines[0].startswith("Error(s) in loading state_dict"):  # which says no more in this line
+        return "it holds the tensors of another model."
     return lines[0].strip().rstrip(".:") + "."
 
 

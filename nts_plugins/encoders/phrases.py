@@ -2,8 +2,9 @@
 """Phrases to vectors of the space that a scene's features are of."""
 
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Dict, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -28,14 +29,10 @@ class PhraseTable:
 
     def __init__(self, path: Path, name: str) -> None:
         self.name, self._path = name, path
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                phrases, vectors = [str(each) for each in file["phrases"]], torch.from_numpy(file["vectors"])
-        except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            raise InputError(f"{path} is no table of phrases (.npz with phrases and vectors): {error}") from error
+        phrases, vectors = _table(path)
         if vectors.ndim != 2 or len(vectors) != len(phrases):
             raise InputError(f"{path} has {len(phrases)} phrases, and vectors of the shape {tuple(vectors.shape)}.")
-        rows = F.normalize(vectors.float(), dim=1)
+        rows = F.normalize(vectors, dim=1)
         names = [phrase.strip().lower() for phrase in phrases]
         self._vectors: Dict[str, Tensor] = dict(zip(names, rows, strict=True))
         self.width = int(vectors.shape[1])
@@ -55,6 +52,26 @@ class PhraseTable:
     def check(self, phrases: Sequence[str]) -> None:
         """A table reads what it has."""
         return None
+
+
+def _table(path: Path) -> Tuple[List[str], Tensor]:
+    def wrong(fault: str) -> InputError:
+        return InputError(f"{path} is no table of phrases (.npz with phrases and vectors): {fault}.")
+
+    if not path.is_file():
+        raise wrong("it is not a file")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("phrases", "vectors") if name in file}
+    except (OSError, ValueError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        # What numpy says of Python objects advises to let the file run what it likes.
+        raise wrong("it is damaged, or does not hold arrays of words and of numbers") from error
+    for name in ("phrases", "vectors"):
+        if name not in arrays:
+            raise wrong(f"it has no {name}")
+    if arrays["phrases"].ndim != 1 or arrays["vectors"].dtype.kind not in "fiu":
+        raise wrong("its phrases are no list, or its vectors no numbers")
+    return [str(each) for each in arrays["phrases"]], torch.from_numpy(arrays["vectors"].astype(np.float32))
 
 
 class _Tower:

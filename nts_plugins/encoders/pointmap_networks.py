@@ -19,6 +19,7 @@ from typing import Any, Dict
 import torch
 from torch import Tensor
 
+from nts_plugins.encoders import weight_files
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.patch_maps import (
     AS_THEY_ARE,
@@ -134,11 +135,11 @@ def _pretrained(settings: DenseSettings, option: str) -> Any:
     path = settings.weights
     if path is not None and not path.exists():
         raise InputError(f"{path}, which is said to hold the weights of {settings.name}, does not exist.")
+    if path is not None and path.is_file() and published.kind == "VGGT":
+        model = wanted()
+        weight_files.fill(model, weight_files.read(path, settings.name), path, settings.name)
+        return model
     try:
-        if path is not None and path.is_file() and published.kind == "VGGT":
-            model = wanted()
-            model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-            return model
         return wanted.from_pretrained(str(path or published.repository))
     except NOT_LOADED as error:
         if path is not None:

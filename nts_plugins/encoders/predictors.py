@@ -1,17 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that predict cameras and depth from photographs alone."""
 
-import pickle
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
-from nts_plugins.encoders import weights
+from nts_plugins.encoders import weight_files, weights
 from nts_plugins.errors import InputError
 from nts_plugins.files.prediction import Prediction
 
@@ -20,10 +18,6 @@ LICENCES: Dict[str, str] = {
     "facebook/VGGT-1B-Commercial": "VGGT licence, commercial use allowed",
 }
 """Of published weights."""
-
-
-_NOT_WEIGHTS = (LookupError, RuntimeError, TypeError, ValueError, EOFError, pickle.UnpicklingError, SafetensorError)
-"""What is raised for files that hold something else, or half of it."""
 
 Place = Tuple[int, int, int, int]
 """Of a picture in another one: row and column of its first pixel, height, width."""
@@ -90,17 +84,7 @@ class Vggt:
                 ) from error
         file = weights.given(path, "VGGT")
         model = VGGT()
-        try:
-            if file.suffix == ".safetensors":
-                from safetensors.torch import load_file
-
-                state = load_file(str(file))
-            else:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            model.load_state_dict(state)
-        except _NOT_WEIGHTS as error:
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise InputError(f"{file} does not hold weights of VGGT: {reason}") from error
+        weight_files.fill(model, weight_files.read(file, "VGGT"), file, "VGGT")
         return cls(model.to(device), file.name, longest)
 
     @torch.no_grad()

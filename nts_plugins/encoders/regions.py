@@ -10,7 +10,7 @@ from torch import Tensor
 
 from nts_plugins.encoders.base import LEVELS, ImageEncoder, MaskGenerator, Regions
 from nts_plugins.encoders.masks import CleanUp, kept, painted
-from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, name_of_regions
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings, at_least, name_of_regions
 
 
 @dataclass
@@ -51,15 +51,18 @@ def masked_regions(
     begin that an error may name.
 
     Raises:
-        InputError: where a model or its weights are not to be had.
+        InputError: where a model or its weights are not to be had, or there is no picture of so many rows.
     """
-    from nts_plugins.encoders.clip import OpenClip
-    from nts_plugins.encoders.sam import Sam
+    from nts_plugins.encoders import clip as clips
+    from nts_plugins.encoders import sam as sams
 
     device = torch.device(device)
-    return MaskedRegions(
-        Sam.load(sam, device, f"{options}sam.weights"), OpenClip.load(clip, device, f"{options}clip.weights"), tallest
-    )
+    # A name that nobody knows must not be noticed after minutes of loading the other model.
+    at_least(f"{options}tallest", tallest, 1)
+    sams.check(sam)
+    clips.check(clip)
+    generator = sams.Sam.load(sam, device, f"{options}sam.weights")
+    return MaskedRegions(generator, clips.OpenClip.load(clip, device, f"{options}clip.weights"), tallest)
 
 
 def smaller(picture: Tensor, tallest: int) -> Tensor:

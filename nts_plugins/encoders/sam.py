@@ -6,7 +6,6 @@ list; LangSplat (Qin et al. 2024) therefore brings a changed copy of it. Here th
 and what one of the three answered stays on its level. Settings are those of LangSplat's program.
 """
 
-import pickle
 from dataclasses import dataclass
 from typing import Any, Iterator, List, Tuple
 
@@ -14,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from nts_plugins.encoders import weights
+from nts_plugins.encoders import weight_files, weights
 from nts_plugins.encoders.base import LEVELS, LevelMasks
 from nts_plugins.encoders.settings import SamSettings
-from nts_plugins.errors import InputError
 
 PUBLISHED = {
     "vit_h": "sam_vit_h_4b8939.pth",
@@ -58,6 +56,17 @@ class _Found:
         return _Found(self.bits[which.numpy()], *rest)
 
 
+def check(settings: SamSettings) -> None:
+    """See to it that what settings name is there, before anything is loaded.
+
+    Raises:
+        InputError: where there is no such model or no such file, or a number is out of its range.
+    """
+    settings.check()
+    if settings.weights is not None:
+        weights.given(settings.weights, f"SAM {settings.model}")
+
+
 class Sam:
     """Regions of pictures on three levels.
 
@@ -81,18 +90,11 @@ class Sam:
         """
         from segment_anything import sam_model_registry
 
-        name = settings.model
-        if name not in PUBLISHED:
-            raise InputError(f"Segment Anything has no model {name!r}. It has {', '.join(PUBLISHED)}.")
-        if settings.weights is None:
-            file = weights.fetched(f"{SOURCE}/{PUBLISHED[name]}", f"SAM {name}", option)
-        else:
-            file = weights.given(settings.weights, f"SAM {name}")
+        check(settings)
+        name, what = settings.model, f"SAM {settings.model}"
+        file = settings.weights or weights.fetched(f"{SOURCE}/{PUBLISHED[name]}", what, option)
         model = sam_model_registry[name]()
-        try:
-            model.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except (RuntimeError, EOFError, KeyError, pickle.UnpicklingError) as error:
-            raise InputError(f"{file} does not hold weights of SAM {name}: {str(error).splitlines()[0]}") from error
+        weight_files.fill(model, weight_files.read(file, what), file, what)
         return cls(model.to(device), settings)
 
     @torch.no_grad()

@@ -5,6 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Optional
 
+from nts_plugins.errors import InputError
+
+SAM_MODELS = ("vit_h", "vit_l", "vit_b")
+"""Of Segment Anything, from large to small."""
+
 
 @dataclass
 class OpenClipSettings:
@@ -18,6 +23,9 @@ class OpenClipSettings:
     """A file that holds these weights. None fetches them from where open_clip knows them to be, once."""
     batch: int = 64
     """Pictures at once."""
+
+    def __post_init__(self) -> None:
+        at_least("clip.batch", self.batch, 1)
 
     @property
     def name(self) -> str:
@@ -47,6 +55,27 @@ class SamSettings:
     """1 asks again in four overlapping quarters, 2 in sixteen more (0 there)."""
     smallest_region: int = 100
     """Holes and islands of fewer pixels are filled and removed (0 there)."""
+
+    def __post_init__(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        """See to it that there is such a model, and that numbers mean something.
+
+        Raises:
+            InputError: naming the option that does not.
+        """
+        if self.model not in SAM_MODELS:
+            raise InputError(
+                f"sam.model is wrong: Segment Anything has no model {self.model!r}. It has {', '.join(SAM_MODELS)}."
+            )
+        at_least("sam.points-per-side", self.points_per_side, 1)
+        at_least("sam.points-at-once", self.points_at_once, 1)
+        _share("sam.least-iou", self.least_iou)
+        _share("sam.least-stability", self.least_stability)
+        _share("sam.largest-box-overlap", self.largest_box_overlap)
+        at_least("sam.crop-layers", self.crop_layers, 0)
+        at_least("sam.smallest-region", self.smallest_region, 0)
 
     @property
     def name(self) -> str:
@@ -90,3 +119,14 @@ class DenseSettings:
 def name_of_regions(encoder: str, generator: str, tallest: int) -> str:
     """Of regions that a generator draws in pictures of so many rows at most, with an encoder's features."""
     return f"{encoder} / {generator} / {tallest}"
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    """Raise InputError where a number is too small for the option that it was given by."""
+    if value < least:
+        raise InputError(f"{option} is {value}; it must be {least} or more.")
+
+
+def _share(option: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"{option} is {value:g}; it must lie between 0 and 1.")

@@ -5,13 +5,11 @@ their weights from a file."""
 from pathlib import Path
 from typing import Dict, TypeVar
 
-import torch
 from torch import Tensor, nn
 
-from nts_plugins.encoders import weights
-from nts_plugins.encoders.patch_maps import NOT_LOADED, PatchMap, said
+from nts_plugins.encoders import weight_files, weights
+from nts_plugins.encoders.patch_maps import PatchMap
 from nts_plugins.encoders.settings import DenseSettings
-from nts_plugins.errors import InputError
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -51,22 +49,12 @@ def filled(network: Network, path: Path, prefix: str = "", without: str = "") ->
     Raises:
         InputError: where the file holds something else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except NOT_LOADED as error:
-        raise InputError(f"{path} does not hold weights: {said(error)}") from error
-    if isinstance(state, dict) and isinstance(state.get("model"), dict):
-        state = state["model"]
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
-        raise InputError(f"{path} does not hold weights by name.")
+    what = type(network).__name__
+    state = weight_files.read(path, what)
     own: Dict[str, Tensor] = {
         name[len(prefix) :]: value
         for name, value in state.items()
         if name.startswith(prefix) and not (without and name.startswith(prefix + without))
     }
-    try:
-        network.load_state_dict(own)
-    except RuntimeError as error:
-        last = str(error).splitlines()[-1].strip()
-        raise InputError(f"{path} does not hold the weights of {type(network).__name__}: {last}") from error
+    weight_files.fill(network, own, path, what)
     return network

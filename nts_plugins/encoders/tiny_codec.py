@@ -5,7 +5,6 @@ Read off the names and shapes of published weights (MIT), which come as two file
 decoder: TAESD and TAESDXL (4 channels), TAESD3 and TAEF1 (16), TAEF2 (32). All of them halve a picture three times.
 """
 
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
@@ -14,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from nts_plugins.encoders import weights
+from nts_plugins.encoders import weight_files, weights
 from nts_plugins.encoders.latents import LatentCodec, Posterior
-from nts_plugins.errors import InputError
 
 WIDTH = 64
 GROUPS = 4
@@ -96,11 +94,7 @@ class TinyCodec(LatentCodec):
         last = [value for key, value in own.items() if key.endswith(".weight") and value.ndim == 4]
         codec = cls(name, len(last[-1]) if last else 0, any(".pool." in key for key in own))
         for part, state, path in ((codec.encoder, own, encoder), (codec.decoder, its, decoder)):
-            try:
-                part.load_state_dict(state)
-            except RuntimeError as error:
-                said = str(error).splitlines()
-                raise InputError(f"{path} does not hold the weights of a tiny codec: {said[-1].strip()}") from error
+            weight_files.fill(part, state, path, "a tiny codec")
         return codec
 
     def save(self, folder: Path) -> None:
@@ -122,13 +116,7 @@ class TinyCodec(LatentCodec):
 
 
 def _state(path: Path, what: str) -> Dict[str, Tensor]:
-    file = weights.given(path, what)
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
-        raise InputError(f"{file} does not hold weights: {str(error).splitlines()[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
-        raise InputError(f"{file} does not hold weights by name.")
+    state = weight_files.read(weights.given(path, what), what)
     return OrderedDict((name, value.float()) for name, value in state.items())
 
 

@@ -174,30 +174,6 @@ def oracle_level(
     return rows
 
 
-def oracle_mask(ids: Tensor, labels: Sequence[Label]) -> List[Row]:
-    """What the best single region would reach: the ceiling of all rules that paint whole regions, ``oracle-mask``.
-
-    Args:
-        ids: [L, H, W] whole numbers, the region of each pixel on each level; negative where none is.
-        labels: with masks [H, W].
-
-    Returns:
-        A row a label, whose score is the IoU; level 0 and IoU 0 where there is no region. No hits: no place is named.
-    """
-    rows = []
-    for label in labels:
-        truth = label.mask.to(ids.device)
-        best = []
-        for level in (ids.clamp_min(-1) + 1).long():
-            sizes = torch.bincount(level.flatten(), minlength=1)
-            shared = torch.bincount(level[truth], minlength=len(sizes))
-            ious = shared.double() / (sizes + int(truth.sum()) - shared).clamp_min(1)
-            best.append(float(ious[1:].amax()) if len(ious) > 1 else 0.0)
-        level = best.index(max(best))
-        rows.append(Row(label.category, level, best[level], best[level], None))
-    return rows
-
-
 PROTOCOLS_2D: Dict[str, Protocol] = {
     "lerf-ovs-2d": partial(evaluate, _lerf_ovs),
     "langsplatv2": partial(evaluate, _langsplatv2),
@@ -207,6 +183,17 @@ PROTOCOLS_2D: Dict[str, Protocol] = {
     "oracle-level": oracle_level,
 }
 """By the name under which numbers are reported."""
+_RELATIVE = "clip(2 u - 1, 0, 1) > 0.4, u of (A + r) / 2 from its least to its greatest value, majority of 7 x 7"
+_FIXED = "r > 0.5, not smoothed; level and place where A, the mean of r over 29 x 29 pixels, is highest"
+RULES_2D: Dict[str, str] = {
+    "lerf-ovs-2d": f"A of 30 x 30 pixels, mirrored at edges; {_RELATIVE}; level of the highest (A + r) / 2",
+    "langsplatv2": f"A of 29 x 29 pixels, within the picture; {_RELATIVE}; level of the highest (A + r) / 2",
+    "strict": _FIXED,
+    "3d-ovs": _FIXED,
+    "3d-ovs-dynamic": "a threshold of r for each level above which the area is stable; level of the lowest change",
+    "oracle-level": "masks of lerf-ovs-2d on the level of the best IoU",
+}
+"""Threshold and smoothing of each in words, for files of results. r is relevancy, A its mean over a window."""
 
 
 def as_dicts(

@@ -23,6 +23,12 @@ THRESHOLD = 0.6
 VISIBLE = 10 / 255
 """Opacity above which a pixel belongs to the silhouette."""
 
+SELECTION_RULE = (
+    f"splats with clip(2 u - 1, 0, 1) > {THRESHOLD:g}, u of r, mixed by {BLEND:g} with the mean of {NEIGHBOURS} "
+    f"neighbours, from its least to its greatest value; level of the highest mixture; drawn alone, opacity > 10/255"
+)
+"""In words, for files of results. r is relevancy."""
+
 Render = Callable[[Tensor], Tensor]
 """From the splats [N] bool that are drawn, alone, to their opacity [H, W] in a picture."""
 

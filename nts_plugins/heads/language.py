@@ -9,7 +9,21 @@ pictures show, without training; ``sparse`` (LangSplatV2, NeurIPS 2025, arXiv 25
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import get_ident
-from typing import Any, Collection, Dict, Iterator, List, Literal, Mapping, MutableMapping, Optional, Tuple, Type
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    Literal,
+    Mapping,
+    MutableMapping,
+    Optional,
+    Sequence,
+    Tuple,
+    Type,
+    Union,
+)
 
 import torch
 from torch import Tensor
@@ -57,7 +71,7 @@ class LanguageHeadConfig(FeatureHeadConfig):
     """Phrases, separated by ';', whose relevancy ns-render and ns-eval draw (``language_relevancy``). They may be
     changed in a run's config.yml. nts query and the viewer ask for themselves."""
     negatives: str = ""
-    """What phrases have to beat; empty takes the canonical phrases of their language."""
+    """What phrases have to beat; empty takes for each the canonical phrases of its language."""
     text_weights: Optional[Path] = None
     """A file with the weights of the text tower, or a table of phrases (.npz with phrases and vectors) in its place.
     None fetches the weights of the model that the features are of, once."""
@@ -142,12 +156,12 @@ class LanguageHead(FeatureHead):
 
     # ---- questions
 
-    def ask(self, text: str, negatives: str = "") -> Question:
+    def ask(self, text: Union[str, Sequence[str]], negatives: str = "") -> Question:
         """The question that a text asks, in the space of the scene's features.
 
         Args:
-            text: phrases, separated by ';'.
-            negatives: what they have to beat; empty takes the canonical phrases of their language.
+            text: phrases, separated by ';', or one by one.
+            negatives: what they have to beat; empty takes for each the canonical phrases of its language.
 
         Raises:
             InputError: where the scene has no language yet, there is no phrase, one is too long, or in a language that
@@ -172,7 +186,7 @@ class LanguageHead(FeatureHead):
         if self.config.prompts:
             self._question = self._asked(self.config.prompts, self.config.negatives)
 
-    def _asked(self, text: str, negatives: str) -> Question:
+    def _asked(self, text: Union[str, Sequence[str]], negatives: str) -> Question:
         if self._text is None:
             from nts_plugins.encoders.phrases import text_encoder
 

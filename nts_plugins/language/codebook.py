@@ -29,16 +29,6 @@ class Codes:
     ids: Tensor
     """[N] int16, :data:`NO_WORD` where a splat has none."""
 
-    def cosines(self, phrases: Tensor) -> Tensor:
-        """[N, Q] cosines of splats' features with unit vectors [Q, C]; 0 where there is none."""
-        table = torch.cat([self.words.float() @ phrases.T, phrases.new_zeros(1, len(phrases))])
-        return table[self.ids.long()]
-
-    def features(self, which: slice = slice(None)) -> Tensor:
-        """[n, C] of some splats; zeros where there is none."""
-        table = torch.cat([self.words, self.words.new_zeros(1, self.words.shape[1])])
-        return table[self.ids[which].long()]
-
 
 def encode(pieces: Pieces, n_splats: int, count: int = 512, seed: int = 0) -> Codes:
     """Find words, and give each splat the nearest one.
@@ -57,22 +47,13 @@ def encode(pieces: Pieces, n_splats: int, count: int = 512, seed: int = 0) -> Co
     """
     if not 0 < count <= torch.iinfo(torch.int16).max:
         raise ValueError(f"From 1 to {torch.iinfo(torch.int16).max} words can be told apart, not {count}.")
-    words = _words(_sampled(pieces, n_splats, seed), count, seed)
+    words = _words(sampled((features for _, features in pieces()), SAMPLE, seed), count, seed)
     ids = torch.full((n_splats,), NO_WORD, dtype=torch.int16)
     for which, features in pieces():
         nearest = (features @ words.T).argmax(dim=1) if len(words) else torch.zeros(len(features))
         there = (features != 0).any(dim=1)
         ids[which] = torch.where(there, nearest, NO_WORD).to(torch.int16)
     return Codes(words.half(), ids)
-
-
-def _sampled(pieces: Pieces, n_splats: int, seed: int) -> Tensor:
-    """Some splats' features, evenly chosen; those without are left out."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(n_splats, generator=generator) < SAMPLE / max(1, n_splats)
-    some = [features[chosen[which]] for which, features in pieces()]
-    together = torch.cat(some) if some else torch.zeros(0, 1)
-    return together[(together != 0).any(dim=1)]
 
 
 def _words(features: Tensor, count: int, seed: int) -> Tensor:
@@ -106,24 +87,32 @@ def _spread(features: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 
 def sampled(features: Iterable[Tensor], most: int, seed: int) -> Tensor:
-    """Some of the features of all pictures, each as likely as any other.
+    """Some of the features of all pictures, or of all splats, each as likely as any other; never zeros, which are none.
 
     Args:
-        features: [M, C] of each picture; no more than twice ``most`` and one picture's are in memory at once.
+        features: [M, C] of each picture, or piece of splats; no more than twice ``most`` and one piece are in memory
+            at once.
         most: so many at most.
         seed: of the choice.
 
     Returns:
-        [m, C] float32 on the CPU, in the order of pictures. [0, 0] without any picture.
+        [m, C] float32 on the CPU, in the order of pieces. [0, 0] without any piece.
     """
     generator = torch.Generator().manual_seed(seed)
     held: List[Tensor] = []
     lots: List[Tensor] = []
+    bound = torch.inf
     for some in features:
-        held.append(some.detach().float().cpu())
-        lots.append(torch.rand(len(some), generator=generator, dtype=torch.float64))
+        lot = torch.rand(len(some), generator=generator, dtype=torch.float64)
+        # Of a million splats' features few are ever looked at: those above the bound have lost already.
+        good = (lot < bound).nonzero()[:, 0]
+        rows = some.detach()[good.to(some.device)].float().cpu()
+        there = (rows != 0).any(dim=1)
+        held.append(rows[there])
+        lots.append(lot[good[there]])
         if sum(map(len, lots)) > 2 * most:
             held, lots = _drawn(held, lots, most)
+            bound = float(lots[0].max())
     return _drawn(held, lots, most)[0][0] if held else torch.zeros(0, 0)
 
 

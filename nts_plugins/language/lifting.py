@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 
 from nts_plugins.language.votes import Votes
-
-SPLATS_AT_ONCE = 1 << 15
-"""Features of so many splats are in memory at once: 64 MB of 512 numbers each."""
+from nts_plugins.language.words import AT_ONCE
 
 Rule = Literal["mean", "median"]
 
 
-def features_of(votes: Votes, rule: Rule = "mean", at_once: int = SPLATS_AT_ONCE) -> Iterator[Tuple[slice, Tensor]]:
+def features_of(votes: Votes, rule: Rule = "mean", at_once: int = AT_ONCE) -> Iterator[Tuple[slice, Tensor]]:
     """Features of splats, in pieces. They do not depend on how many threads there are.
 
     Args:

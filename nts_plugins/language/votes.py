@@ -36,10 +36,6 @@ class Votes:
     """[M] int64, number of the picture that a region is of, rising."""
     n_splats: int
 
-    def totals(self) -> Tensor:
-        """[N] sum of each splat's weights."""
-        return self.weights.new_zeros(self.n_splats).index_add_(0, self.splats, self.weights)
-
     def of_views(self) -> Tensor:
         """[E] the picture of each entry."""
         return self.views[self.regions]

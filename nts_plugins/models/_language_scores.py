@@ -11,8 +11,8 @@ from torch import Tensor
 from nts_plugins.data.cameras import view_of
 from nts_plugins.data.labels import LabelFolder
 from nts_plugins.errors import InputError
-from nts_plugins.evaluation.open_vocabulary import PROTOCOLS_2D, Label, Row, aggregate, as_dicts
-from nts_plugins.evaluation.selection import Selection, evaluate_selection, select
+from nts_plugins.evaluation.open_vocabulary import PROTOCOLS_2D, RULES_2D, Label, Row, aggregate, as_dicts
+from nts_plugins.evaluation.selection import SELECTION_RULE, Selection, evaluate_selection, select
 from nts_plugins.files.whole import result_file
 
 SELECTION = "lerf-ovs-3d"
@@ -87,7 +87,7 @@ def _of_picture(
     selection: Optional[Selection],
     categories: Tuple[str, ...],
 ) -> Dict[str, List[Row]]:
-    question = model.ask(";".join(label.category for label in labels))
+    question = model.ask([label.category for label in labels])
     relevancy, there = model.relevancy(camera, question, exact=True)
     relevancy, valid = relevancy.cpu(), there.cpu()
     found = {name: PROTOCOLS_2D[name](relevancy, valid, labels) for name in protocols if name in PROTOCOLS_2D}
@@ -103,7 +103,7 @@ def _of_picture(
 
 @torch.no_grad()
 def _selection(model: Any, categories: Tuple[str, ...]) -> Selection:
-    scores = model.splat_relevancy(model.ask(";".join(categories)))
+    scores = model.splat_relevancy(model.ask(categories))
     return select(scores.cpu(), model.means.detach().cpu(), (scores > 0).any(dim=-1).cpu())
 
 
@@ -113,8 +113,9 @@ def _write(path: Path, model: Any, scores: Dict[str, Dict[str, float]], rows: Di
         name: [row for picture, own in pictures.items() for row in as_dicts(picture, own, levels)]
         for name, pictures in rows.items()
     }
-    config = model.config.language
+    config, rules = model.config.language, {**RULES_2D, SELECTION: SELECTION_RULE}
     about = {"encoder": model.head.encoder, "fit": config.fit, "settings": vars(getattr(config, config.fit))}
     with result_file(path) as file:
-        text = json.dumps({**about, "protocols": scores, "rows": found}, indent=1, ensure_ascii=False, default=str)
+        values = {**about, "rules": {name: rules[name] for name in rows}, "protocols": scores, "rows": found}
+        text = json.dumps(values, indent=1, ensure_ascii=False, default=str)
         file.write((text + "\n").encode("utf-8"))

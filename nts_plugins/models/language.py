@@ -6,7 +6,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Type
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Type, Union
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -113,7 +113,7 @@ class LanguageModel(SplatModel):
 
     # ---- questions
 
-    def ask(self, text: str, negatives: str = "") -> Question:
+    def ask(self, text: Union[str, Sequence[str]], negatives: str = "") -> Question:
         """See :meth:`~nts_plugins.heads.language.LanguageHead.ask`."""
         return self.head.ask(text, negatives)
 

@@ -10,6 +10,8 @@ FULL = 0.65
 """Relevancy that is shown in the last colour. Of real features the best match seldom has more than 0.7."""
 SHADE = 0.5
 """How bright what was not found is shown, against its own brightness."""
+_SELECTION = (1.0, 0.75, 0.0)
+"""Amber, which few things are."""
 
 
 def heat(colors: Tensor, relevancy: Tensor) -> Tensor:
@@ -34,6 +36,11 @@ def heat(colors: Tensor, relevancy: Tensor) -> Tensor:
 def highlighted(colors: Tensor, found: Tensor) -> Tensor:
     """What was found as it is, the rest in dark grey: colours [..., 3] in [0, 1], and bool [...]."""
     return torch.where(found[..., None], colors, SHADE * _grey(colors))
+
+
+def selected(colors: Tensor, found: Tensor) -> Tensor:
+    """What was found in the colour of a selection, the rest as it is: colours [..., 3] in [0, 1], and bool [...]."""
+    return torch.where(found[..., None], 0.35 * _grey(colors) + 0.65 * colors.new_tensor(_SELECTION), colors)
 
 
 def _grey(colors: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ The temperature t is 10 in LERF's program, and missing in its paper. r > 0.5 whe
 whatever t is.
 """
 
+from functools import reduce
 from typing import Optional
 
 import torch
@@ -19,7 +20,11 @@ TEMPERATURE = 10.0
 
 
 def relevancy(
-    positive: Tensor, negative: Tensor, temperature: float = TEMPERATURE, lengths: Optional[Tensor] = None
+    positive: Tensor,
+    negative: Tensor,
+    temperature: float = TEMPERATURE,
+    lengths: Optional[Tensor] = None,
+    counts: Optional[Tensor] = None,
 ) -> Tensor:
     """r from cosines. Differentiable.
 
@@ -29,17 +34,31 @@ def relevancy(
         temperature: see above.
         lengths: [...] of the features, where the cosines are still to be divided by them. Which phrase beats which does
             not depend on it, so that this comes last, when fewer numbers are left.
+        counts: see :func:`margin`.
 
     Returns:
         [..., Q] in (0, 1).
     """
-    by = margin(positive, negative)
+    by = margin(positive, negative, counts)
     return torch.sigmoid(temperature * (by if lengths is None else by / lengths[..., None]))
 
 
-def margin(positive: Tensor, negative: Tensor) -> Tensor:
-    """[..., Q]: by how much each phrase beats the best canonical one, a difference of cosines, free of temperature."""
-    return positive - negative.amax(dim=-1, keepdim=True)
+def margin(positive: Tensor, negative: Tensor, counts: Optional[Tensor] = None) -> Tensor:
+    """[..., Q]: by how much each phrase beats the best canonical one, a difference of cosines, free of temperature.
+
+    Args:
+        positive, negative: see :func:`relevancy`.
+        counts: [Q, C] bool, which canonical phrases a phrase has to beat, one at least; None for all.
+    """
+    if counts is None:
+        return positive - negative.amax(dim=-1, keepdim=True)
+    # Column by column: picking columns, and a table of all phrases against all canonical ones, take twice as long.
+    columns = negative.unbind(dim=-1)
+    best = [
+        reduce(torch.maximum, [each for each, counted in zip(columns, own, strict=True) if counted])
+        for own in counts.tolist()
+    ]
+    return positive - torch.stack(best, dim=-1)
 
 
 def from_margin(value: float, temperature: float = TEMPERATURE) -> float:

@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
-from nts_plugins.queries.overlays import heat, highlighted
+from nts_plugins.queries.overlays import heat, highlighted, selected
 from nts_plugins.queries.question import Question
 from nts_plugins.queries.relevancy import from_margin
+from nts_plugins.viewer.reading import ViewerReading
 
-HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING = "Heat map", "Highlight", "Only what is found", "Without it", "Scene as it is"
+HEAT, HIGHLIGHT, SELECT, NOTHING = "Heat map", "Highlight", "Select", "Scene as it is"
+ONLY, WITHOUT = "Only what is found", "Without it"
 AUTO = "best"
 EVERYTHING = "all together"
 
@@ -34,21 +36,24 @@ class LanguagePanel(nn.Module):
         self._known: Tuple[Tuple[str, str], Optional[Question]] = ("", ""), None
         self.asked = ViewerText("Look for", "", hint="A phrase, or several with ; between them.")
         self.display = ViewerDropdown(
-            "Show it as", HEAT, [HEAT, HIGHLIGHT, ONLY, WITHOUT, NOTHING], hint="What to do with what is found."
-        )
+            "Show it as", HEAT, [HEAT, HIGHLIGHT, SELECT, ONLY, WITHOUT, NOTHING], hint="Heat map: what is found in "
+            "colours of how relevant it is. Highlight: all else in grey. Select: what is found in one colour, all else "
+            "as it is. Or all else is hidden, or what is found."
+        )  # fmt: skip
         self.each = ViewerDropdown("Phrase", EVERYTHING, [EVERYTHING], hint="Which of several phrases to show.")
         self.level = ViewerDropdown(
             "Size of things", AUTO, [AUTO, *levels], hint="On which level to look; best takes that of the best match."
         )
+        # In hundredths, since the viewer writes whole numbers at the ends of a slider.
         self.least = ViewerSlider(
-            "Threshold", 0.0, -0.1, 0.2, 0.005, hint="By how much the cosine of a phrase must beat that of what it has "
-            "to beat, for something to be found."
+            "Threshold, 1/100", 0.0, -10.0, 20.0, 0.5, hint="By how many hundredths the cosine of a phrase must beat "
+            "that of what it has to beat, for something to be found."
         )  # fmt: skip
         self.negatives = ViewerText(
             "Has to beat", "", hint="Phrases that fit anything. Empty: object; things; stuff; texture, or the same "
             "in the language of the phrase."
         )  # fmt: skip
-        self.said = ViewerText("Answer", "", disabled=True, hint="What was found.")
+        self.said = ViewerReading("Answer")
 
     def question(self) -> Optional[Question]:
         """What the panel asks now; None where nothing is asked, or it cannot be."""
@@ -88,7 +93,7 @@ class LanguagePanel(nn.Module):
             return gaussians
         picked = self.each.value
         own = relevancy[:, question.phrases.index(picked)] if picked in question.phrases else relevancy.amax(dim=1)
-        least = from_margin(self.least.value)
+        least = from_margin(self.least.value / 100)
         found = own > least
         best = float(own.max()) if len(own) else 0.0
         self._say(f"{int(found.sum())} of {len(found)} splats, the best {best:.3f}")
@@ -96,6 +101,8 @@ class LanguagePanel(nn.Module):
             wanted = found if self.display.value == ONLY else ~found
             return replace(gaussians, opacities=torch.where(wanted, gaussians.opacities, 0.0))
         colors = sh_to_rgb(gaussians.sh[:, 0]).clamp(0.0, 1.0)
+        if self.display.value == SELECT:
+            return _painted(gaussians, selected(colors, found), found)
         painted = heat(colors, own + (0.5 - least)) if self.display.value == HEAT else None
         painted = highlighted(colors, found) if painted is None else painted
         return replace(gaussians, sh=rgb_to_sh(painted)[:, None], sh_rest=None)
@@ -103,3 +110,12 @@ class LanguagePanel(nn.Module):
     def _say(self, text: str) -> None:
         if self.said.value != text:
             self.said.value = text
+
+
+def _painted(gaussians: Gaussians, colors: Tensor, where: Tensor) -> Gaussians:
+    """Some splats in colours that do not depend on the side, the others as they are: [N, 3], and [N] bool."""
+    assert gaussians.sh is not None
+    some = where[:, None, None]
+    sh, rest = torch.where(some, 0.0, gaussians.sh), gaussians.sh_rest
+    sh[where, 0] = rgb_to_sh(colors[where])
+    return replace(gaussians, sh=sh, sh_rest=None if rest is None else torch.where(some, 0.0, rest))

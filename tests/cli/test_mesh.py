@@ -10,6 +10,7 @@ import trimesh
 from scipy.spatial import KDTree
 
 from nts_plugins.cli import mesh as command
+from nts_plugins.cli._runs import capture_from_training
 from nts_plugins.cli.main import USER_ERROR, main
 from nts_plugins.errors import InputError
 from nts_plugins.samples import SampleConfig, write_sample
@@ -52,7 +53,7 @@ def test_the_mesh_is_in_the_frame_and_unit_of_the_capture(run: Path, capture: Pa
     assert main([*common, "--output-path", str(other), "--frame", "training", "--voxel", str(0.1 * scale)]) == 0
     trained = read(other)
     outputs = runs.load(run, "inference").datamanager.train_dataparser_outputs
-    moved = trimesh.transform_points(trained.vertices, command.capture_from_training(outputs))
+    moved = trimesh.transform_points(trained.vertices, capture_from_training(outputs))
     assert len(moved) == len(mesh.vertices)
     assert KDTree(moved).query(mesh.vertices)[0].max() < 1e-3  # open3d's threads write them in another order.
     colors = np.asarray(mesh.visual.vertex_colors)[:, :3]
@@ -62,7 +63,7 @@ def test_the_mesh_is_in_the_frame_and_unit_of_the_capture(run: Path, capture: Pa
 def test_the_frame_is_that_of_the_file(capture: Path, run: Path) -> None:
     """Cameras of training, carried to the frame of the capture, are those of transforms.json."""
     outputs = runs.load(run, "inference").datamanager.train_dataparser_outputs
-    matrix = command.capture_from_training(outputs)
+    matrix = capture_from_training(outputs)
     frames = json.loads((capture / "transforms.json").read_text())["frames"]
     by_name = {Path(frame["file_path"]).name: np.array(frame["transform_matrix"]) for frame in frames}
     positions = outputs.cameras.camera_to_worlds[:, :3, 3].numpy()

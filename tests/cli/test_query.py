@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from nts_plugins.cli._runs import capture_from_training
 from nts_plugins.cli.main import USER_ERROR, main
-from nts_plugins.cli.mesh import capture_from_training
 from nts_plugins.files import ply
+from nts_plugins.queries.phrases import CANONICAL
 from nts_plugins.queries.relevancy import from_margin
 from tests import runs
 from tests.asking import QUICK, Scene, asking, phrase_table, true_splats, with_splats, write_scene
@@ -90,7 +91,7 @@ def test_an_answer_has_everything_of_every_phrase(run: Path, tmp_path: Path, cap
     assert [path.name for path in folder.parent.iterdir()] == ["answer"]
     answer = answer_of(folder)
     assert answer["encoder"] == ENCODER and answer["frame"] == "capture" and answer["threshold"] == 0.0
-    assert answer["negatives"] == ["object", "things", "stuff", "texture"]
+    assert all(each["negatives"] == ["object", "things", "stuff", "texture"] for each in answer["phrases"].values())
     assert list(answer["phrases"]) == ["red", "blue part"]
     assert [each["level"] for each in answer["phrases"].values()] == ["subpart", "part"]
     assert [each["folder"] for each in answer["phrases"].values()] == ["red", "blue_part"]
@@ -255,6 +256,25 @@ def test_a_phrase_that_is_asked_twice_is_answered_once(run: Path, tmp_path: Path
     assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == folders
 
 
+def test_each_phrase_has_to_beat_those_of_its_own_language_or_of_a_given_one(run: Path, tmp_path: Path) -> None:
+    axes = {"red": 0, "红": 0, **dict.fromkeys(CANONICAL["en"], 7), **dict.fromkeys((*CANONICAL["zh"], "Rot"), 1)}
+    axes.update(dict.fromkeys(CANONICAL["de"], 0))
+    np.savez(tmp_path / "table.npz", phrases=np.array(list(axes)), vectors=np.eye(8)[list(axes.values())])
+    common = ["--weights", str(tmp_path / "table.npz"), "--views", "none", "--output-dir"]
+    answers = {}
+    for prompts, extra in (("red", ()), ("红", ()), ("red；红", ()), ("red；红", ("--language", "de"))):
+        folder = tmp_path / f"{prompts}{len(extra)}"
+        assert query(run, "--prompts", prompts, *common, str(folder), *extra) == 0
+        answers[f"{prompts}{len(extra)}"] = answer_of(folder)["phrases"]
+    assert answers["red；红0"]["red"] == answers["red0"]["red"] and answers["red0"]["red"]["splats"] > 5
+    chinese = {key: value for key, value in answers["红0"]["红"].items() if key != "folder"}
+    assert {key: value for key, value in answers["red；红0"]["红"].items() if key != "folder"} == chinese
+    for number, language in ((0, "zh"), (2, "de")):
+        assert answers[f"red；红{number}"]["红"]["negatives"] == list(CANONICAL[language])
+    assert answers["red；红2"]["red"]["negatives"] == list(CANONICAL["de"])
+    assert answers["red；红2"]["red"]["splats"] == 0, "in this table the German ones are what is asked"
+
+
 def test_another_table_may_take_the_place_of_the_runs(run: Path, tmp_path: Path) -> None:
     np.savez(tmp_path / "table.npz", phrases=np.array(["rot", "things"]), vectors=np.eye(8)[[0, 7]])
     common = ["--negatives", "things", "--weights", str(tmp_path / "table.npz"), "--views", "none"]
@@ -322,7 +342,8 @@ def mistakes(run: Path, tmp_path: Path, capsys, *options: str) -> str:
         (["--prompts", "red", "--threshold", "inf"], "--threshold is inf"),
         (["--prompts", "red", "--smoothing", "4"], "--smoothing is 4; the side of a square around a pixel is odd"),
         (["--prompts", "red", "--smoothing", "-3"], "--smoothing is -3"),
-        (["--prompts", " ; "], "nothing to look for"),
+        (["--prompts", "red", "--negatives", " ; "], "There is no phrase in the negatives ' ; '"),
+        (["--prompts", "red", "--negatives", "blue", "--language", "de"], "Give one of the two"),
         (["--prompts", "tea"], "has no vectors of tea. It has those of"),
         (["--prompts", "red", "--negatives", "tea"], "has no vectors of tea"),
         (["--prompts", "red", "--weights", "gone.npz"], "gone.npz is no table of phrases"),
@@ -406,6 +427,21 @@ def test_a_run_of_another_method_is_explained(scene: Scene, tmp_path: Path, caps
     other = runs.train("splat", scene.capture, tmp_path / "outputs", 2)
     said = mistakes(other, tmp_path, capsys, *RED, "--output-dir", str(tmp_path / "answer"))
     assert "is of a method whose splats know no language. Train langsplat" in said
+
+
+@pytest.mark.parametrize(
+    "options, message", [(["--prompts", " ; "], "nothing to look for"), (["--prompts", ""], "nothing to look for"),
+                         (["--prompts", "red", "--negatives", ";"], "There is no phrase in the negatives ';'"),
+                         (["--prompts", "red", "--negatives", "a", "--language", "zh"], "--language zh")]
+)  # fmt: skip
+def test_what_needs_no_run_is_refused_before_one_is_loaded(
+    run: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, options: List[str], message: str
+) -> None:
+    def load_run(config: Path) -> Any:
+        raise AssertionError("a run takes a while")
+
+    monkeypatch.setattr("nts_plugins.cli._runs.load_run", load_run)
+    assert message in mistakes(run, tmp_path, capsys, *options, "--output-dir", str(tmp_path / "answer"))
 
 
 def test_a_missing_run_is_explained(tmp_path: Path, capsys) -> None:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """LangSplat's files of features."""
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from nts_plugins.data import langsplat_files
 from nts_plugins.data.langsplat_files import paths, read, write
 from nts_plugins.encoders.base import LEVELS, NOTHING, Regions
 from nts_plugins.errors import InputError
+from tests.encoders.maps import feature_map
 
 
 def save(folder: Path, features: np.ndarray, ids: np.ndarray, name: str = "a") -> None:
@@ -27,7 +29,7 @@ def test_levels_and_offsets_are_read_by_hand(tmp_path: Path) -> None:
     assert regions is not None and regions.levels == LEVELS and regions.features.shape == (5, 8)
     assert regions.ids.dtype == torch.int32
     for level, wanted in zip(LEVELS, ([2, 3], [None, 4], [6, 5]), strict=True):
-        for pixel, row in zip(regions.map(level)[0], wanted, strict=True):
+        for pixel, row in zip(feature_map(regions, level)[0], wanted, strict=True):
             torch.testing.assert_close(pixel, torch.zeros(8) if row is None else torch.eye(7, 8)[row])
 
 
@@ -58,13 +60,19 @@ def test_what_is_not_langsplats_is_an_error(tmp_path: Path) -> None:
         (good[0], good[1][:3], "should hold"),
         (good[0], good[1] + 3, "rows from 3 to 3 of 3"),
         (good[0], good[1] - 2, "rows from -2"),
+        (good[0].astype(str), good[1], r"should hold .* and hold \[3, 4\] <U"),
+        (good[0].astype(object), good[1], "a_f.npy is damaged, or does not hold an array of numbers"),
+        (good[0], good[1].astype(object), "a_s.npy is damaged, or does not hold an array of numbers"),
     ):
         save(tmp_path, features, ids)
         with pytest.raises(InputError, match=message):
             read(tmp_path, "a")
-    paths(tmp_path, "a")[0].write_bytes(b"no array")
-    with pytest.raises(InputError, match="damaged"):
-        read(tmp_path, "a")
+    # A mere pickle, of which numpy says how to load it unsafely.
+    for content in (b"no array", pickle.dumps([1]), b""):
+        paths(tmp_path, "a")[0].write_bytes(content)
+        with pytest.raises(InputError, match="a_f.npy is damaged, or does not hold") as caught:
+            read(tmp_path, "a")
+        assert "pickle" not in str(caught.value) and ".." not in str(caught.value)
     paths(tmp_path, "a")[0].unlink()
     with pytest.raises(InputError, match="missing beside"):
         read(tmp_path, "a")

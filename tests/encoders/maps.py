@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of every model that makes maps of patches."""
+"""What is asked of every model that makes maps of patches, and what regions are as maps."""
 
 from typing import Any, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from nts_plugins.encoders.base import DenseEncoder
+from nts_plugins.encoders.base import DenseEncoder, Regions
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -29,6 +29,12 @@ def picture(height: int, width: int, seed: int = 0) -> Tensor:
 def as_input(colours: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """[H, W, 3] to [1, 3, H, W], normalised."""
     return ((colours - torch.tensor(mean)) / torch.tensor(std)).permute(2, 0, 1)[None]
+
+
+def feature_map(regions: Regions, level: str) -> Tensor:
+    """[H, W, C] feature of each pixel on one level; zeros where there is no region."""
+    ids = regions.ids[regions.levels.index(level)].long()
+    return torch.where((ids >= 0)[..., None], regions.features[ids.clamp_min(0)], 0.0)
 
 
 def last_output(model: nn.Module, block: nn.Module, *args: Any, **kwargs: Any) -> Tensor:

@@ -118,7 +118,10 @@ def test_what_a_tower_of_many_languages_needs_is_named(many_languages, monkeypat
     def offline(*_, **__):
         raise OSError("no way out.")
 
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="configuration and the tokenizer.*no way out"):
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(InputError, match="configuration and the tokenizer.*no way out. W"),
+    ):
         patch.setattr("open_clip.get_tokenizer", offline)
         OpenClip.load(many_languages, torch.device("cpu"))
     monkeypatch.setattr("nts_plugins.encoders.clip.find_spec", lambda name: None)
@@ -126,21 +129,123 @@ def test_what_a_tower_of_many_languages_needs_is_named(many_languages, monkeypat
         OpenClip.load(many_languages, torch.device("cpu"))
 
 
-def test_weights_of_another_model_are_an_error(tiny_model, tmp_path):
-    name, _, _ = tiny_model
-    other = tmp_path / "other.pt"
-    torch.save({"nothing": torch.zeros(1)}, other)
-    for file in (other, _written(tmp_path / "text.pt")):
-        with pytest.raises(InputError, match="does not hold weights of tiny-test"):
-            OpenClip.load(OpenClipSettings(model=name, weights=file), torch.device("cpu"))
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_weights_of_another_model_are_an_error(tiny_model, tmp_path, suffix):
+    name, _, model = tiny_model
+    wrong = {"nothing": torch.zeros(1)}
+    assert (
+        "but of another model: it lacks 38 of 38 tensors (positional_embedding, text_projection, logit_scale and"
+        in (_refused(name, _saved(wrong, tmp_path / f"other{suffix}")))
+    )
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    state["logit_scale"], state["more"] = state["logit_scale"], torch.zeros(1)
+    said = _refused(name, _saved(state, tmp_path / f"more{suffix}"))
+    assert "another model: it has 1 besides (more)." in said
+    del state["more"], state["ln_final.bias"]
+    # As trainings on several machines write it: names that open_clip understands are not held against a file.
+    said = _refused(name, _saved({f"module.{key}": each for key, each in state.items()}, tmp_path / f"less{suffix}"))
+    assert "another model: it lacks 1 of 38 tensors (ln_final.bias)." in said
+    state["ln_final.bias"] = torch.zeros(7)
+    assert "it has 1 of another shape (ln_final.bias)" in _refused(name, _saved(state, tmp_path / f"wide{suffix}"))
 
 
-def _written(path: Path) -> Path:
-    path.write_text("no weights")
+@pytest.mark.parametrize("file", ["text.pt", "transforms.json", "text.safetensors", "text.npz"])
+def test_what_is_no_file_of_weights_is_said_in_own_words(tiny_model, tmp_path, file):
+    for content in (b"no weights", b'{"camera_model": "OPENCV"}', b""):
+        (tmp_path / file).write_bytes(content)
+        assert "it is no file of tensors as torch.save or safetensors write" in _refused(tiny_model[0], tmp_path / file)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {}, {3: torch.ones(1)}, {"state_dict": {}}, torch.ones(2)])
+def test_other_things_that_torch_saved_are_no_weights(tiny_model, tmp_path, content):
+    torch.save(content, tmp_path / "thing.pt")
+    assert "there are no tensors by name in it" in _refused(tiny_model[0], tmp_path / "thing.pt")
+
+
+def _saved(state, path: Path) -> Path:
+    from safetensors.torch import save_file
+
+    if path.suffix == ".pt":
+        torch.save(state, path)
+    else:
+        save_file(state, str(path))
     return path
 
 
-def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+def _refused(model: str, file: Path) -> str:
+    """The one message about a file of weights."""
+    with pytest.raises(InputError) as caught:
+        OpenClip.load(OpenClipSettings(model=model, weights=file), torch.device("cpu"))
+    said = str(caught.value)
+    assert said.startswith(f"{file} does not hold weights of {model}") and "\n" not in said
+    assert "weights_only" not in said and "loading state_dict" not in said
+    return said
+
+
+# ---- published weights
+
+
+@pytest.fixture
+def published(tiny_model, tmp_path, monkeypatch):
+    """As what the weights of the tiny model are published, which a test may change, and the folder of torch's files.
+    There is no internet."""
+    cfg = {"url": "", "hf_hub": "somebody/tiny/"}
+    monkeypatch.setattr("open_clip.get_pretrained_cfg", lambda model, tag: cfg)
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+
+    def offline(*_, **__):
+        raise OSError("no way out")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", offline)
+    monkeypatch.setattr("torch.hub.download_url_to_file", offline)
+    return cfg, tmp_path / "torch" / "checkpoints"
+
+
+@pytest.mark.parametrize(
+    "hub, place",
+    [
+        ("somebody/tiny/", "somebody--tiny/open_clip_model.safetensors"),
+        ("somebody/tiny/", "somebody--tiny/open_clip_pytorch_model.bin"),
+        ("somebody/tiny/file.bin", "somebody--tiny/file.safetensors"),
+        ("somebody/tiny/file.bin", "somebody--tiny/file.bin"),
+        ("", "tiny.pt"),
+        ("", "home/.cache/clip/tiny.pt"),
+    ],
+)
+def test_published_weights_are_found_where_the_message_says(tiny_model, published, tmp_path, hub, place):
+    (name, _, model), (cfg, folder) = tiny_model, published
+    cfg.update({"hf_hub": hub} if hub else {"hf_hub": "", "url": "https://somewhere.org/weights/tiny.pt"})
+    settings = OpenClipSettings(model=name, pretrained="theirs")
+    with pytest.raises(InputError) as caught:
+        OpenClip.load(settings, torch.device("cpu"))
+    file = tmp_path / place if place.startswith("home") else folder / place
+    said = str(caught.value)
+    if not place.startswith("home"):
+        assert "no way out" in said and f"into {file.parent}, or say where it is with --clip.weights." in said
+        assert file.name in said and (hub.rpartition("/")[0] or "https://somewhere.org/weights") in said
+    file.parent.mkdir(parents=True, exist_ok=True)
+    state = {key: value.clone() for key, value in model.state_dict().items()}
+    _saved(state, tmp_path / f"made{'.safetensors' if file.suffix == '.safetensors' else '.pt'}").rename(file)
+    assert torch.equal(OpenClip.load(settings, torch.device("cpu")).model.visual.proj, model.visual.proj)
+
+
+def test_a_text_tower_that_cannot_be_fetched_ends_early(published, monkeypatch):
+    def asked(*_, **__):
+        raise AssertionError("transformers would try for minutes")
+
+    monkeypatch.setattr("open_clip.get_tokenizer", asked)
+    monkeypatch.setattr("nts_plugins.encoders.clip._fetched", lambda *_: Path("weights.pt"))
+    with pytest.raises(InputError) as caught:
+        OpenClip.load(OpenClipSettings("xlm-roberta-base-ViT-B-32", "laion5b_s13b_b90k"), torch.device("cpu"))
+    said = str(caught.value)
+    assert "tokenizer of xlm-roberta-base, which" in said and ".." not in said
+    assert "failed: https://huggingface.co cannot be reached (no way out). Without internet put" in said
+
+
+def test_what_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match="knows no model 'ViT-Z'.*ViT-B-16"):
         OpenClip.load(OpenClipSettings(model="ViT-Z"), torch.device("cpu"))
     with pytest.raises(InputError, match="knows no weights 'nobody'.*laion2b_s34b_b88k"):
@@ -148,17 +253,21 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="gone.pt, which is said to hold the weights of ViT-B-16"):
         OpenClip.load(OpenClipSettings(weights=tmp_path / "gone.pt"), torch.device("cpu"))
 
+
+def test_the_usual_weights_that_are_not_there(monkeypatch, tmp_path):
     def offline(*_, **__):
         raise OSError("no way out")
 
-    monkeypatch.setattr("open_clip.download_pretrained", offline)
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", offline)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError) as caught:
         OpenClip.load(OpenClipSettings(), torch.device("cpu"))
-    for part in (
-        "open_clip_pytorch_model.bin",
-        "laion/CLIP-ViT-B-16-laion2B-s34B-b88K",
-        str(tmp_path),
-        "--clip.weights",
-    ):
-        assert part in str(caught.value)
+    repository = "laion/CLIP-ViT-B-16-laion2B-s34B-b88K"
+    assert str(caught.value) == (
+        "The weights of ViT-B-16 laion2b_s34b_b88k are not on this machine. Fetching them failed: "
+        "https://huggingface.co cannot be reached (no way out). Put open_clip_pytorch_model.bin or "
+        f"open_clip_model.safetensors from https://huggingface.co/{repository} into "
+        f"{tmp_path}/checkpoints/{repository.replace('/', '--')}, or say where it is with --clip.weights."
+    )

@@ -99,12 +99,12 @@ def test_files_that_do_not_belong_together_are_an_error(tmp_path: Path) -> None:
     saved(tmp_path, TinyCodec("taesd", 4))
     encoder, decoder = files_in(tmp_path, "taesd")
     other = saved(tmp_path, TinyCodec("taesd3", 16), "taesd3")
-    with pytest.raises(InputError, match="taesd3_decoder.pth does not hold the weights of a tiny codec"):
+    with pytest.raises(InputError, match="taesd3_decoder.pth does not hold weights of a tiny codec, but of ano"):
         TinyCodec.load("taesd", encoder, files_in(other, "taesd3")[1])
-    with pytest.raises(InputError, match="taesd_decoder.pth does not hold the weights of a tiny codec"):
+    with pytest.raises(InputError, match="taesd_decoder.pth does not hold weights of a tiny codec, but of ano"):
         TinyCodec.load("taesd", decoder, decoder)
     decoder.write_text("nothing")
-    with pytest.raises(InputError, match="taesd_decoder.pth does not hold weights"):
+    with pytest.raises(InputError, match="taesd_decoder.pth does not hold weights of taesd's decoder: it is no file"):
         TinyCodec.load("taesd", encoder, decoder)
     decoder.unlink()
     with pytest.raises(InputError, match="taesd_decoder.pth, which is said to hold the weights of taesd's decoder"):

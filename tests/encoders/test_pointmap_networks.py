@@ -224,11 +224,14 @@ def test_weights_that_are_missing_or_others(tmp_path: Path, name: str, source: s
         load_dense(DenseSettings(name, tmp_path / "gone.pt"))
     other = tmp_path / "other.pt"
     torch.save({"nothing": torch.zeros(1)}, other)
-    with pytest.raises(InputError, match=f"other.pt does not hold {name}"):
+    with pytest.raises(InputError, match=f"other.pt does not hold (weights of )?{name}.* of another model"):
         load_dense(DenseSettings(name, other))
-    other.write_bytes(b"nothing")
-    with pytest.raises(InputError, match=f"other.pt does not hold {name}"):
-        load_dense(DenseSettings(name, other))
+    for content in (b"nothing", b'{"camera_model": "OPENCV"}'):
+        other.write_bytes(content)
+        with pytest.raises(InputError, match=f"other.pt does not hold (weights of )?{name}: ") as caught:
+            load_dense(DenseSettings(name, other))
+        assert "weights_only" not in str(caught.value)
+    assert "it is no file of tensors as torch.save" in str(caught.value)
 
 
 def test_a_package_that_lacks_the_class_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

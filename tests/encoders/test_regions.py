@@ -1,12 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Masks and pictures become regions with features."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from nts_plugins.encoders.base import LEVELS, NOTHING, LevelMasks, RegionEncoder, Regions
-from nts_plugins.encoders.regions import MaskedRegions, shown_alone, smaller
+from nts_plugins.encoders.regions import MaskedRegions, masked_regions, shown_alone, smaller
+from nts_plugins.encoders.sam import Sam
+from nts_plugins.encoders.settings import OpenClipSettings, SamSettings
+from nts_plugins.errors import InputError
 from tests.encoders import small
+from tests.encoders.maps import feature_map
 
 
 class Halves:
@@ -37,8 +43,8 @@ def test_every_region_has_the_feature_of_what_it_shows():
     masks = Halves().masks(picture)[0].masks
     alone = encoder.encoder.encode_pictures(shown_alone(picture, masks, 32))
     torch.testing.assert_close(regions.features[:2], alone)
-    torch.testing.assert_close(regions.map("subpart")[3, 4], alone[0])
-    assert not regions.map("whole").any()
+    torch.testing.assert_close(feature_map(regions, "subpart")[3, 4], alone[0])
+    assert not feature_map(regions, "whole").any()
 
 
 def test_tall_pictures_are_made_smaller_first():
@@ -58,6 +64,24 @@ def test_a_mask_is_shown_in_the_middle_of_a_black_square():
     assert shown[0, :, :12].abs().max() < 1e-6 and shown[0, :, 20:].abs().max() < 1e-6
     mask[0, 4, 10] = False
     assert shown_alone(picture, mask, 32)[0, 0, 12, 0] < 1e-6
+
+
+@pytest.mark.parametrize(
+    "clip, tallest, message",
+    [
+        (OpenClipSettings("ViT-Z"), 1080, "knows no model 'ViT-Z'"),
+        (OpenClipSettings(pretrained="nobody"), 1080, "knows no weights 'nobody' of ViT-B-16"),
+        (OpenClipSettings(weights=Path("gone.pt")), 1080, "gone.pt, which is said to hold"),
+        (OpenClipSettings(), 0, "--my.tallest is 0; it must be 1 or more"),
+    ],
+)
+def test_names_are_looked_at_before_anything_is_loaded(monkeypatch, clip, tallest, message):
+    def loaded(*_):
+        raise AssertionError("a model is loaded")
+
+    monkeypatch.setattr(Sam, "load", loaded)
+    with pytest.raises(InputError, match=message):
+        masked_regions(SamSettings(), clip, tallest, "cpu", "--my.")
 
 
 @pytest.mark.parametrize("ids", [torch.zeros(2, 4, 4), torch.full((3, 4, 4), 2), torch.full((3, 4, 4), -2)])

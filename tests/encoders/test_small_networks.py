@@ -210,11 +210,14 @@ def test_wrong_weights_are_an_error(name: str, tmp_path: Path) -> None:
 
     fails(tmp_path / "gone.pth", f"gone.pth, which is said to hold the weights of {name}, is not a file")
     (tmp_path / "text").write_text("nothing")
-    fails(tmp_path / "text", "text does not hold weights")
+    fails(tmp_path / "text", "text does not hold weights of [AP].*: it is no file of tensors")
     torch.save([torch.zeros(1)], tmp_path / "list")
-    fails(tmp_path / "list", "list does not hold weights by name")
+    fails(tmp_path / "list", "list does not hold weights of [AP].*: there are no tensors by name in it")
     other = "itermvs" if name == "patchmatchnet" else "aliked_t16"
-    fails(saved(other, tmp_path / "other"), "other does not hold the weights of (Aliked|PatchmatchPyramid): ")
+    fails(
+        saved(other, tmp_path / "other"),
+        "other does not hold weights of (Aliked|PatchmatchPyramid), but of another model: it ",
+    )
 
 
 def test_weights_that_cannot_be_fetched_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from nts_plugins.evaluation.open_vocabulary import (
     aggregate,
     as_dicts,
     oracle_level,
-    oracle_mask,
 )
 from nts_plugins.evaluation.selection import evaluate_selection, select, silhouette, smooth_over_neighbours
 
@@ -237,26 +236,13 @@ def test_the_dynamic_threshold_takes_the_level_that_changes_least() -> None:
     assert row.iou == pytest.approx(400 / 2000)
 
 
-def test_oracles_are_ceilings() -> None:
+def test_the_oracle_is_a_ceiling() -> None:
     relevancy, label = two_levels()
     relevancy[0, 24:80, 40:72] = 0.99
     (published,) = PROTOCOLS_2D["lerf-ovs-2d"](relevancy, None, [label])
     (best,) = oracle_level(relevancy, None, [label])
     assert published.level == 0 and published.iou < 0.6
     assert best.level == 1 and best.iou > 0.93 and best.hit is True
-
-
-def test_the_best_region_by_hand() -> None:
-    ids = torch.full((2, 4, 4), -1)
-    ids[0, :2, :2], ids[0, 2:, 2:] = 3, 5
-    ids[1, :, :] = 7
-    truth = rectangle(4, 4, 0, 0, 2, 3)
-    (row, nothing) = oracle_mask(ids, [Label("a", truth), Label("b", torch.zeros(4, 4) > 0)])
-    assert row == Row("a", 0, 4 / 6, 4 / 6, None)
-    assert nothing == Row("b", 0, 0.0, 0.0, None)
-    (row,) = oracle_mask(ids[1:], [Label("a", truth)])
-    assert row.iou == pytest.approx(6 / 16)
-    assert oracle_mask(torch.full((2, 4, 4), -1), [Label("a", truth)])[0].iou == 0.0
 
 
 def test_means_of_pairs_pictures_and_categories() -> None:

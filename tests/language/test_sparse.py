@@ -9,6 +9,7 @@ from nts_plugins.compat import fused_adam_devices
 from nts_plugins.encoders.base import NOTHING, Regions
 from nts_plugins.errors import InputError
 from nts_plugins.language.sparse import Sparse, SparseSettings, sampled
+from tests.encoders.maps import feature_map
 
 LEVELS, WIDTH, WORDS, KEPT = 2, 12, 9, 3
 NAMES = ("fine", "coarse")
@@ -84,7 +85,7 @@ def test_loss_is_that_of_features_written_out():
     for level, name in enumerate(NAMES):
         there = (regions.ids[level] >= 0) & (alphas[..., 0] > 0)
         features = drawn.unflatten(-1, (LEVELS, WORDS))[there][:, level] @ fit.words[level]
-        differences.append(1 - F.cosine_similarity(features, regions.map(name)[there], dim=-1))
+        differences.append(1 - F.cosine_similarity(features, feature_map(regions, name)[there], dim=-1))
     wanted = torch.cat(differences).mean()
     torch.testing.assert_close(found, wanted)
     for a, b in zip(*(torch.autograd.grad(loss, [drawn, fit.codebook]) for loss in (found, wanted)), strict=True):
@@ -228,13 +229,27 @@ def test_a_checkpoint_tells_all():
 
 
 def test_choosing_some_features_is_fair_and_bounded():
-    features = torch.arange(1000.0)[:, None]
+    features = torch.arange(1.0, 1001.0)[:, None]
     few = sampled(features.split(30), 50, 0)
     assert few.shape == (50, 1) and len(few.unique()) == 50 and (few[1:] > few[:-1]).all()
     assert torch.equal(few, sampled(features.split(30), 50, 0))
     means = torch.stack([sampled(features.split(30), 50, seed).mean() for seed in range(60)])
-    assert (means.mean() - 499.5).abs() < 4 * 1000 / (12 * 50 * 60) ** 0.5
+    assert (means.mean() - 500.5).abs() < 4 * 1000 / (12 * 50 * 60) ** 0.5
     assert torch.equal(sampled(features.split(30), 5000, 0), features)
+
+
+def test_choosing_some_features_is_a_draw_of_lots_however_they_come():
+    """Those of the smallest lots, as if all had been there at once; and zeros are no features."""
+    features = torch.randn(3000, 2, generator=torch.Generator().manual_seed(3))
+    lots = torch.rand(3000, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    wanted = features[lots.argsort()[:50].sort().values]
+    for size in (7, 30, 400, 3000):
+        assert torch.equal(sampled(features.split(size), 50, 7), wanted)
+    features[::2] = 0.0
+    few = sampled(features.half().split(30), 50, 7)
+    assert few.shape == (50, 2) and few.dtype == torch.float32 and (few != 0).all()
+    assert sampled(torch.zeros(90, 4).split(30), 50, 0).shape == (0, 4)
+    assert sampled([], 50, 0).shape == (0, 0)
 
 
 @pytest.mark.parametrize("kept", [0, 10])

@@ -4,7 +4,7 @@
 import pytest
 import torch
 
-from nts_plugins.queries.overlays import FULL, SHADE, heat, highlighted
+from nts_plugins.queries.overlays import FULL, SHADE, heat, highlighted, selected
 
 COLOR = torch.tensor([0.8, 0.4, 0.2])
 LUMA = 0.2126 * 0.8 + 0.7152 * 0.4 + 0.0722 * 0.2
@@ -44,13 +44,20 @@ def test_what_was_found_keeps_its_colour_when_it_is_highlighted():
     torch.testing.assert_close(shown, torch.stack([COLOR, SHADE * GREY]))
 
 
+def test_what_was_found_has_one_colour_when_it_is_selected():
+    shown = selected(COLOR.expand(2, 3), torch.tensor([True, False]))
+    wanted = 0.35 * GREY + 0.65 * torch.tensor([1.0, 0.75, 0.0])
+    torch.testing.assert_close(shown, torch.stack([wanted, COLOR]))
+
+
 def test_pictures_and_splats_are_painted_alike():
     generator = torch.Generator().manual_seed(0)
     colors, relevancy = (torch.rand(*shape, generator=generator) for shape in ((4, 5, 3), (4, 5)))
     assert torch.equal(heat(colors, relevancy).flatten(0, 1), heat(colors.flatten(0, 1), relevancy.flatten()))
     found = relevancy > 0.5
     assert torch.equal(highlighted(colors, found).flatten(0, 1), highlighted(colors.flatten(0, 1), found.flatten()))
-    for shown in (heat(colors, relevancy), highlighted(colors, found)):
+    assert torch.equal(selected(colors, found).flatten(0, 1), selected(colors.flatten(0, 1), found.flatten()))
+    for shown in (heat(colors, relevancy), highlighted(colors, found), selected(colors, found)):
         assert shown.shape == (4, 5, 3) and 0 <= float(shown.min()) and float(shown.max()) <= 1
     before = colors.clone()
     heat(colors, relevancy)

@@ -2,19 +2,26 @@
 """What a text asks, as vectors, and what features answer, by hand."""
 
 import math
+import zlib
 from typing import List, Sequence
 
 import pytest
 import torch
 
 from nts_plugins.errors import InputError
-from nts_plugins.queries.phrases import CANONICAL
+from nts_plugins.queries.phrases import CANONICAL, check_languages
 from nts_plugins.queries.question import Question, asked
 
 
 def by_length(phrases: Sequence[str]) -> torch.Tensor:
     """A vector that tells which phrase it is of: the axis of its number of letters."""
     return torch.eye(16)[[len(phrase) for phrase in phrases]]
+
+
+def by_letters(phrases: Sequence[str]) -> torch.Tensor:
+    """A vector that is as good as random, and another one for each phrase."""
+    rows = [torch.randn(16, generator=torch.Generator().manual_seed(zlib.crc32(each.encode()))) for each in phrases]
+    return torch.nn.functional.normalize(torch.stack(rows), dim=1)
 
 
 def sigmoid(value: float) -> float:
@@ -54,10 +61,57 @@ def test_phrases_are_checked_before_they_are_encoded():
     assert seen == ["red", "green"]
 
 
-@pytest.mark.parametrize("text, negatives", [("", ""), (" ; ", ""), ("red", ";")])
-def test_nothing_to_look_for_or_to_beat_is_an_error(text, negatives):
-    with pytest.raises(InputError, match="nothing to look for"):
+def test_negatives_are_checked_too_but_not_canonical_phrases():
+    seen: List[List[str]] = []
+    for negatives in ("", "物体; stuff"):
+        asked("red", by_length, negatives, lambda phrases: seen.append(list(phrases)))
+    assert seen == [["red"], ["red", "物体", "stuff"]]
+
+    def english(phrases: Sequence[str]) -> None:
+        check_languages(phrases, "ViT-B-16", ("en",))
+
+    with pytest.raises(InputError, match="'物体' is not English"):
+        asked("red", by_length, "stuff; 物体", english)
+    assert asked("red", by_length, check=english).negatives == CANONICAL["en"]
+
+
+@pytest.mark.parametrize(
+    "text, negatives, said",
+    [
+        ("", "", "nothing to look for"),
+        (" ; ", "", "nothing to look for"),
+        ("red", ";", "no phrase in the negatives ';'"),
+    ],
+)
+def test_nothing_to_look_for_or_to_beat_is_an_error(text, negatives, said):
+    with pytest.raises(InputError, match=said):
         asked(text, by_length, negatives)
+
+
+def test_what_a_phrase_has_to_beat_does_not_depend_on_what_else_is_asked():
+    features = torch.nn.functional.normalize(torch.randn(50, 3, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    lengths = torch.rand(50, 3, generator=torch.Generator().manual_seed(1)) + 0.1
+
+    def answers(text: str, negatives: str = "") -> torch.Tensor:
+        question = asked(text, by_letters, negatives)
+        return question.relevancy(features @ question.vectors.T * lengths[..., None], lengths)
+
+    phrases = ["rug", "地球仪", "mug", "赤いリンゴ", "茶"]
+    for negatives in ("", "stuff; 物体"):
+        together = answers(";".join(phrases), negatives)
+        for number, phrase in enumerate(phrases):
+            torch.testing.assert_close(together[..., number], answers(phrase, negatives)[..., 0])
+    # Which it would, if all had to beat all.
+    assert not torch.allclose(answers("rug"), answers("rug", ";".join((*CANONICAL["en"], *CANONICAL["zh"]))))
+
+
+def test_a_question_tells_what_each_phrase_has_to_beat():
+    question = asked("rug; 地球仪; mug", by_letters)
+    assert question.negatives == (*CANONICAL["en"], *CANONICAL["zh"])
+    assert [question.beaten_by(number) for number in range(3)] == [CANONICAL[each] for each in ("en", "zh", "en")]
+    # Those that are given are for all; and for one language alone there is no table, which would cost time.
+    assert asked("rug; 地球仪", by_letters, "things").beaten_by(1) == ("things",)
+    assert asked("rug; mug", by_letters).counts is None and asked("rug; 地球仪", by_letters, "things").counts is None
 
 
 def test_relevancy_is_how_much_a_phrase_beats_the_best_negative():

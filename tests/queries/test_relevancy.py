@@ -41,6 +41,18 @@ def test_a_half_is_where_a_phrase_beats_all_others_at_any_temperature():
     assert from_margin(0.0) == 0.5 and abs(from_margin(0.0405) - 0.6) < 2e-4
 
 
+def test_a_phrase_may_have_to_beat_some_only():
+    generator = torch.Generator().manual_seed(0)
+    positive, negative = torch.randn(5, 2, 3, generator=generator), torch.randn(5, 2, 4, generator=generator)
+    some = [[0, 2], [1, 2, 3], [0, 2]]
+    counts = torch.tensor([[column in own for column in range(4)] for own in some])
+    for number, own in enumerate(some):
+        alone = margin(positive[..., [number]], negative[..., own])
+        assert torch.equal(margin(positive, negative, counts)[..., [number]], alone)
+        assert torch.equal(relevancy(positive, negative, counts=counts)[..., [number]], torch.sigmoid(10 * alone))
+    assert torch.equal(margin(positive, negative, torch.ones(3, 4) > 0), margin(positive, negative))
+
+
 @pytest.mark.capture
 def test_real_embeddings_tell_what_is_there_from_what_is_not(captures):
     """36 objects of a tea table, and phrases, by ViT-B-16 of LAION-2B."""

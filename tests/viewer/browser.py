@@ -129,6 +129,18 @@ class ViewerPage:
         control = self.page.get_by_text(slider, exact=True).first.evaluate_handle("label => label.htmlFor")
         self.page.locator(f"[id='{control.json_value()}'] [role=slider]").press(key)
 
+    def ends(self, slider: str) -> List[str]:
+        """What is written at both ends of a slider of the control panel."""
+        control = self.page.get_by_text(slider, exact=True).first.evaluate_handle("label => label.htmlFor")
+        return self.page.locator(f"[id='{control.json_value()}'] [class*=markLabel]").all_inner_texts()
+
+    def read(self, start: str) -> str:
+        """A text of the control panel that begins with these words, all of which can be seen."""
+        found = self.page.locator("p", has_text=start).first
+        cut = found.evaluate("each => each.scrollWidth > each.clientWidth || each.scrollHeight > each.clientHeight + 1")
+        assert not cut, f"some of this is out of sight: {found.inner_text()}"
+        return " ".join(found.inner_text().split())
+
     def drag(self, dx: int, dy: int) -> None:
         """Turn the view: drag from the middle of the canvas."""
         x, y = (SIZE[0] - PANEL) // 2, SIZE[1] // 2

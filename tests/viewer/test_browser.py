@@ -157,11 +157,20 @@ def test_the_panel_of_language_answers(chromium: str, tmp_path: Path) -> None:
             page.write("Look for", "red")
             red = page.settled(lambda now: colourfulness(now) < 0.8 * colourfulness(scene), "others to become grey")
             keep(page, "language_highlight")
+            said = page.read("Answer:")
+            assert re.fullmatch(r"Answer: \d+ of \d+ splats, the best [01]\.\d{3}", said), said
+            assert page.ends("Threshold, 1/100") == ["-10", "20"]
+            page.choose("Show it as", "Select")
+            page.settled(lambda now: difference(now, red) > 0.005 and difference(now, scene) > 0.003, "a selection")
+            keep(page, "language_select")
             page.choose("Show it as", "Only what is found")
             only = page.settled(lambda now: difference(now, red) > 0.005, "others to vanish")
             keep(page, "language_only")
             page.write("Look for", "a phrase that is not in the table")
             page.settled(lambda now: returned(now, scene, only), "the scene to come back")
-            assert "has no vectors of" in page.page.content()
+            said = page.read("Answer:")
+            assert "phrases.npz has no vectors of a phrase that is not in the table." in said, said
+            assert "It has those of" in said and "things" in said
+            keep(page, "language_error")
             assert page.errors == []
         served.assert_healthy()

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The panel of language by itself: what it makes of splats whose relevancy is known."""
 
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, List
 
 import pytest
@@ -10,7 +12,7 @@ from nts_plugins.encoders.base import LEVELS
 from nts_plugins.errors import InputError
 from nts_plugins.gaussians import Gaussians
 from nts_plugins.gaussians.initialise import rgb_to_sh, sh_to_rgb
-from nts_plugins.queries.overlays import SHADE, heat
+from nts_plugins.queries.overlays import SHADE, heat, selected
 from nts_plugins.queries.question import Question, asked
 from nts_plugins.viewer import language as panels
 from nts_plugins.viewer.language import LanguagePanel
@@ -69,6 +71,20 @@ def test_what_was_found_is_highlighted() -> None:
     torch.testing.assert_close(sh_to_rgb(shown.sh[2, 0]), torch.full((3,), SHADE * 0.5))
 
 
+def test_what_was_found_is_selected_and_all_else_stays() -> None:
+    splats = gaussians()
+    shown = shown_by(panel_of(display=panels.SELECT), splats, RELEVANCY)
+    assert shown.sh is not None and shown.sh_rest is not None and splats.sh is not None and splats.sh_rest is not None
+    found = torch.tensor([True, True, False])
+    torch.testing.assert_close(sh_to_rgb(shown.sh[:, 0]), selected(COLORS, found))
+    assert torch.equal(shown.sh_rest[2], splats.sh_rest[2]) and not shown.sh_rest[:2].any()
+    assert torch.equal(shown.opacities, splats.opacities)
+    assert torch.equal(splats.sh, rgb_to_sh(COLORS)[:, None]), "the scene itself stays"
+    whole = replace(splats, sh=torch.cat([splats.sh, splats.sh_rest], dim=1), sh_rest=None)
+    other = shown_by(panel_of(display=panels.SELECT), whole, RELEVANCY)
+    assert other.sh_rest is None and torch.equal(other.sh, torch.cat([shown.sh, shown.sh_rest], dim=1))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("show, opacities", [(panels.ONLY, [0.9, 0.8, 0.0]), (panels.WITHOUT, [0.0, 0.0, 0.7])])
 def test_splats_are_hidden_and_otherwise_as_they_are(show: str, opacities: List[float]) -> None:
     splats = gaussians()
@@ -101,16 +117,45 @@ def test_a_new_question_shows_all_of_its_phrases() -> None:
     assert panel.each.options == [panels.EVERYTHING]
 
 
-def test_the_threshold_is_a_difference_of_cosines() -> None:
+def test_the_threshold_is_a_difference_of_cosines_in_hundredths() -> None:
     # r = 0.6 is a difference of log(0.6 / 0.4) / 10 = 0.0405.
-    for threshold, found in ((0.040, [True, True, False]), (0.041, [False, True, False]), (0.2, [False] * 3),
-                             (-0.1, [True] * 3)):  # fmt: skip
+    for threshold, found in ((4.0, [True, True, False]), (4.1, [False, True, False]), (20, [False] * 3),
+                             (-10, [True] * 3)):  # fmt: skip
         shown = shown_by(panel_of(display=panels.ONLY, least=threshold), gaussians(), RELEVANCY)
         assert (shown.opacities > 0).tolist() == found
         heated = shown_by(panel_of(least=threshold), gaussians(), RELEVANCY)
         assert heated.sh is not None
         colors = sh_to_rgb(heated.sh[:, 0])
         assert (colors.std(dim=1) > 1e-4).tolist() == found, "what was not found is grey"
+
+
+def test_the_viewer_shows_the_true_ends_of_the_threshold() -> None:
+    """viser 0.2.7 writes the ends of a slider as whole numbers."""
+    slider = panel_of().least
+    assert slider.min == int(slider.min) < 0 < int(slider.max) == slider.max
+
+
+def test_an_answer_of_any_length_is_shown_as_it_is() -> None:
+    """Not as Markdown: of an image, viser would read the file that it names."""
+    sent: List[str] = []
+    made = SimpleNamespace(content="")
+    server: Any = SimpleNamespace(gui=SimpleNamespace(add_markdown=lambda content, visible: made))
+    said = panel_of().said
+    said.install(server)
+    for text in ("![x](/etc/hostname) *a* <b> {c} https://d_e", "1. no\n\n# heading", "苹果, é"):
+        said.value = text
+        assert said.value == text
+        sent.append(made.content)
+    assert sent == [
+        f'**Answer:** <span style={{{{overflowWrap: "anywhere"}}}}>{plain}</span>'
+        for plain in (
+            r"\!\[x\]\(\/etc\/hostname\) \*a\* \<b\> \{c\} https\:\/\/d\_e",
+            r"1\. no \# heading",
+            r"苹果\, é",
+        )
+    ]
+    said.value = ""
+    assert made.content == ""
 
 
 def test_the_answer_says_how_much_was_found() -> None:
