@@ -6,6 +6,7 @@ Those modules import nothing heavy at their top, so that ``nts --help`` answers 
 
 import signal
 import sys
+import warnings
 from typing import Optional, Sequence
 
 import tyro
@@ -67,4 +68,6 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
 def entrypoint() -> None:
     """What the installed ``nts`` runs. A polite kill unwinds like Ctrl-C, so that unfinished work is cleaned up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # nerfstudio calls torch by old names; whoever runs a command can do nothing about it.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="nerfstudio")
     sys.exit(main())
