@@ -48,13 +48,14 @@ def test_settings_of_segment_anything_out_of_range(name: str, value: Any, messag
     ],
 )
 def test_ends_of_ranges_are_in_them(settings: Any) -> None:
-    SamSettings(**settings)
+    made = SamSettings(**settings)
+    assert {name: getattr(made, name) for name in settings} == settings
 
 
 def test_pictures_at_once() -> None:
     with pytest.raises(InputError, match=r"^clip.batch is 0; it must be 1 or more.$"):
         OpenClipSettings(batch=0)
-    OpenClipSettings(batch=1)
+    assert OpenClipSettings(batch=1).batch == 1
 
 
 def test_models_of_segment_anything_are_those_with_weights() -> None:

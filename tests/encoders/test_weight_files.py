@@ -109,7 +109,9 @@ def test_a_network_gets_the_tensors() -> None:
 def test_old_files_without_a_count_of_batches_still_do() -> None:
     """torch itself adds it, to what has no record of versions."""
     state = {name: value for name, value in nn.BatchNorm1d(2).state_dict().items() if name != "num_batches_tracked"}
-    fill(nn.BatchNorm1d(2), OrderedDict(state), Path("w.pt"), "a model")
+    network = nn.BatchNorm1d(2)
+    fill(network, OrderedDict({**state, "weight": torch.tensor([3.0, 5.0])}), Path("w.pt"), "a model")
+    assert network.weight.tolist() == [3.0, 5.0] and network.num_batches_tracked == 0
 
 
 def test_of_another_model_it_is_said_what_differs() -> None:
