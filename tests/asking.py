@@ -3,10 +3,11 @@
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Dict, List, NamedTuple
+from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from nts_plugins.files import ply
@@ -82,3 +83,17 @@ def set_to(panel: Any, **elements: Any) -> None:
     """What somebody has typed and chosen."""
     for name, value in elements.items():
         getattr(panel, name).gui_handle = SimpleNamespace(value=value)
+
+
+def views_of(dataset: Any) -> List[Tuple[Any, Tensor]]:
+    """Cameras, and the number of the brightest channel [H, W] of what each sees; -1 where nothing is."""
+    found = []
+    for index, path in enumerate(dataset.image_filenames):
+        picture = torch.from_numpy(np.asarray(Image.open(path))[..., :3].copy()).long()
+        brightest = torch.where(picture.amax(dim=-1) > 40, picture.argmax(dim=-1), -1)
+        found.append((dataset.cameras[index : index + 1], brightest))
+    return found
+
+
+def first_camera(pipeline: Any) -> Any:
+    return pipeline.datamanager.eval_dataset.cameras[:1]
