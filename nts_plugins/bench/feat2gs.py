@@ -10,6 +10,8 @@ from nts_plugins.errors import InputError
 
 METHODS = {"geometry": "feat2gs", "texture": "feat2gs-texture", "all": "feat2gs-all", "free": "feat2gs-free"}
 """Mode to the method that has it as its preset."""
+TUNED = "*"
+"""Behind a name of features: they learn in the warm start, as the paper marks them."""
 COSTS = ("num_rays_per_sec", "fps", "gaussian_count")
 """What is no measure of features."""
 
@@ -51,7 +53,9 @@ def training_config(cell: Cell, settings: Mapping[str, Any], folder: Path) -> An
     words += ["--vis", "tensorboard", "--logging.local-writer.enable", "False"]
     words += ["--steps-per-eval-image", "1000000", "--steps-per-eval-all-images", "1000000"]
     if cell.features != NO_FEATURES:
-        words += ["--pipeline.datamanager.features.name", cell.features]
+        words += ["--pipeline.datamanager.features.name", cell.features.removesuffix(TUNED)]
+    if cell.features.endswith(TUNED):
+        words += ["--pipeline.model.tune-features", "True"]
     if settings.get("train_views") is not None:
         words += ["--pipeline.datamanager.train-views", str(settings["train_views"])]
     for name in ("options", "scene_options", "dataparser"):

@@ -36,7 +36,8 @@ class Bench:
     scenes: Tuple[Path, ...] = ()
     """Folder of each scene, as for ns-train; its name is the scene's."""
     features: Tuple[str, ...] = ("iuv", "iuvrgb")
-    """What is probed, by name. iuv and iuvrgb are controls without a model: where a pixel is, and its colour."""
+    """What is probed, by name. iuv and iuvrgb are controls without a model: where a pixel is, and its colour. A+B puts
+    two side by side, A+ has fine-tuned weights, and features of "A*" learn in the warm start."""
     modes: Tuple[Literal["geometry", "texture", "all", "free"], ...] = ("geometry", "texture", "all", "free")
     """What is read out of features, the rest being free; in mode free all is, and no features are used."""
     seeds: int = 3

@@ -7,7 +7,7 @@ Class paths in this module are written into every run's config.yml: they are a p
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, Literal, Optional, Tuple, Type
+from typing import Callable, Iterable, List, Literal, Optional, Tuple, Type
 
 import torch
 from nerfstudio.cameras.cameras import Cameras
@@ -21,12 +21,21 @@ from nts_plugins.data.pointmaps import Pointmap, pointmaps, source_of, true_dept
 from nts_plugins.encoders.dense import load_dense
 from nts_plugins.encoders.settings import DenseSettings
 from nts_plugins.errors import InputError, describe
-from nts_plugins.probe.features import CONTROLS, at_pixels, concatenated, control, projected
+from nts_plugins.probe.features import (
+    CONTROLS,
+    FeatureSource,
+    at_pixels,
+    concatenated,
+    control,
+    feature_sources,
+    projected,
+)
 from nts_plugins.probe.points import ProbePoints, chosen_pixels, joined, lone_views
 from nts_plugins.progress import progress
 from nts_plugins.surfaces.depth_views import DepthView, covisible, splatted_depth
 
 NO_FEATURES = "none"
+WEIGHTS = "--pipeline.datamanager.features.weights"
 
 
 @dataclass(frozen=True)
@@ -49,9 +58,10 @@ class ProbeDatamanagerConfig(SplatDatamanagerConfig):
 
     _target: Type = field(default_factory=lambda: ProbeDatamanager)
     features: DenseSettings = field(default_factory=DenseSettings)
-    """What makes features. Names of several models, with "+" between them, put their features side by side; ``weights``
-    may be a folder with a file or folder named after each. "iuv" and "iuvrgb" are controls that no network makes, and
-    may be added to models. "none" makes none, for splats that are trained freely."""
+    """What makes features. Names of several models, with "+" between them, put their features side by side; a "+"
+    behind a name means fine-tuned weights of that model. ``weights`` may be a folder with a file or folder named after
+    each. "iuv" and "iuvrgb" are controls that no network makes, and may be added to models. "none" makes none, for
+    splats that are trained freely."""
     dimensions: int = 256
     """Principal components of a feature, at most."""
     unit_scale: bool = False
@@ -164,15 +174,17 @@ class ProbeDatamanager(SplatDatamanager):
 
     def _described(self, sites: ProbePoints) -> ProbePoints:
         """The splats with colours and features."""
-        config, names = self.config, self.config.features.name.split("+")
-        models, controls = ([each for each in names if (each in CONTROLS) is wanted] for wanted in (False, True))
+        config, sources = self.config, feature_sources(self.config.features.name)
+        models = [each for each in sources if each.model not in CONTROLS]
+        controls = [each.model for each in sources if each.model in CONTROLS]
         views = [each.view for each in self.training_pointmaps]
         places = [sites.pixels[sites.views == number] for number in range(len(views))]
         pictures = [self._shown(batch).cpu() for batch in self.cached_train]
         colors = [shown[at[:, 1].long(), at[:, 0].long()] for shown, at in zip(pictures, places, strict=True)]
         maps = None
-        if models and models != [NO_FEATURES]:
-            maps = concatenated([self._maps(name, models) for name in models], config.dimensions, config.unit_scale)
+        if models and models != [FeatureSource(NO_FEATURES)]:
+            each_one = [self._maps(source, alone=len(models) == 1) for source in models]
+            maps = concatenated(each_one, config.dimensions, config.unit_scale)
 
         def described(number: int) -> Tensor:
             at, size = places[number], views[number].size
@@ -186,13 +198,12 @@ class ProbeDatamanager(SplatDatamanager):
         features = joined(parts, len(sites), exact=not models)
         return replace(sites, colors=torch.cat(colors), features=features, control=not models)
 
-    def _maps(self, name: str, models: List[str]) -> List[Tensor]:
-        """What one of several models makes of each training picture."""
+    def _maps(self, source: FeatureSource, alone: bool) -> List[Tensor]:
+        """What one of several models, or the only one, makes of each training picture."""
         settings, maps = self.config.features, []
-        weights = _of(settings.weights, name, alone=len(models) == 1)
-        own = replace(settings, name=name, weights=weights)
-        encoder = load_dense(own, self.device, "--pipeline.datamanager.features.weights")
-        with progress(f"Features of {name}") as (tell, _):
+        own = replace(settings, name=source.model, weights=_weights_of(source, settings.weights, alone))
+        encoder = load_dense(own, self.device, WEIGHTS)
+        with progress(f"Features of {source.name}") as (tell, _):
             for number, batch in enumerate(self.cached_train):
                 with torch.no_grad():
                     maps.append(encoder.encode_map(self._shown(batch).to(self.device)).float().cpu())
@@ -203,10 +214,16 @@ class ProbeDatamanager(SplatDatamanager):
         return over_background(batch["image"], self.train_dataset.metadata["alpha_color"])
 
 
-def _of(path: Optional[Path], name: str, alone: bool) -> Optional[Path]:
+def _weights_of(source: FeatureSource, path: Optional[Path], alone: bool) -> Optional[Path]:
     """The file or folder of a model's weights: in a folder of several models' it bears the model's name."""
-    found: List[Any] = [] if path is None else sorted(path.glob(f"{name}*"))
-    named = [each for each in found if name in (each.name, each.stem)]
-    if named or alone or path is None:
+    if path is None:
+        if source.fine_tuned:
+            raise InputError(
+                f"{source.name} stands for {source.model} with fine-tuned weights. Say where these are with {WEIGHTS}, "
+                f"a file, or a folder in which one is named {source.name}."
+            )
+        return None
+    named = [each for each in sorted(path.glob(f"{source.name}*")) if source.name in (each.name, each.stem)]
+    if named or alone:
         return named[0] if named else path
-    raise InputError(f"{path} has no file or folder of weights that is named {name}, after the model.")
+    raise InputError(f"{path} has no file or folder of weights that is named {source.name}, after the model.")

@@ -11,8 +11,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nts_plugins.errors import InputError
+
 CONTROLS = ("iuv", "iuvrgb")
 """Features that no network makes: which picture, and where in it; and the pixel's colour besides."""
+BESIDE = "+"
+"""Between names of features that are put side by side; behind a model's name, its weights are fine-tuned ones."""
+
+
+@dataclass(frozen=True)
+class FeatureSource:
+    """One of the models and controls whose features are put side by side."""
+
+    model: str
+    """Its name, see :func:`nts_plugins.encoders.dense.known`, or one of :data:`CONTROLS`."""
+    fine_tuned: bool = False
+    """Whether its weights are other ones than the published ones: the rows that the paper marks with a plus sign. That
+    these are fine-tuned models is inferred; the paper's program has none of them."""
+
+    @property
+    def name(self) -> str:
+        """As somebody writes it."""
+        return self.model + (BESIDE if self.fine_tuned else "")
+
+
+def feature_sources(names: str) -> List[FeatureSource]:
+    """What names stand for: ``a+b`` for two models side by side, ``a+`` for a model with fine-tuned weights, and so
+    ``a++b`` for such a one beside another.
+
+    Raises:
+        InputError: where a name is missing, or a control is said to be fine-tuned.
+    """
+    found: List[FeatureSource] = []
+    for part in names.split(BESIDE):
+        if part:
+            found.append(FeatureSource(part))
+        elif found and not found[-1].fine_tuned and found[-1].model not in CONTROLS:
+            found[-1] = FeatureSource(found[-1].model, fine_tuned=True)
+        else:
+            raise InputError(
+                f"{names!r} names no features: write A+B for those of two models, and A+ for those of a model with "
+                f"fine-tuned weights. {' and '.join(CONTROLS)} have no weights."
+            )
+    return found
 
 
 @dataclass(frozen=True)

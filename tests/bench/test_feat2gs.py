@@ -38,6 +38,12 @@ def test_a_cell_is_trained_as_its_name_says(capture: Path, tmp_path: Path, mode:
     assert config.get_base_dir().is_relative_to(tmp_path)
 
 
+@pytest.mark.parametrize(("name", "model", "tuned"), [("a", "a", False), ("a*", "a", True), ("a++b*", "a++b", True)])
+def test_features_marked_so_learn(capture: Path, tmp_path: Path, name: str, model: str, tuned: bool) -> None:
+    config = training_config(Cell("some", name, "geometry", 1), settings_of(capture), tmp_path)
+    assert config.pipeline.datamanager.features.name == model and config.pipeline.model.tune_features is tuned
+
+
 def test_options_of_the_scene_come_last(capture: Path, tmp_path: Path) -> None:
     settings = settings_of(capture, scene_options="--max-num-iterations 9 --pipeline.datamanager.stride 3")
     config = training_config(Cell("some", "iuv", "all", 1), settings, tmp_path)

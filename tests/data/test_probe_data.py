@@ -159,12 +159,19 @@ def test_several_models_have_weights_named_after_them(capture: Path, tmp_path: P
         dense.register(name, loader)
     try:
         (tmp_path / "first_of_tests.pth").touch()
+        (tmp_path / "first_of_tests+.pth").touch()
         (tmp_path / "second_of_tests").mkdir()
         both = "first_of_tests+second_of_tests"
         points = scene_of(manager(capture, features=both, dimensions=6, weights=tmp_path)).points
         assert points is not None and points.features.shape[1] == 6  # type: ignore[union-attr]
         expected = [("first_of_tests", "first_of_tests.pth"), ("second_of_tests", "second_of_tests")]
         assert seen == [(name, tmp_path / file) for name, file in expected]
+        seen.clear()
+        tuned = ["first_of_tests+", "first_of_tests++first_of_tests"]
+        for features in tuned:
+            manager(capture, features=features, dimensions=6, weights=tmp_path)
+        expected = ["first_of_tests+.pth", "first_of_tests+.pth", "first_of_tests.pth"]
+        assert seen == [("first_of_tests", tmp_path / file) for file in expected]
         (tmp_path / "first_of_tests.pth").unlink()
         with pytest.raises(InputError, match="named first_of_tests, after the model"):
             manager(capture, features=both, weights=tmp_path)
@@ -230,6 +237,11 @@ def test_settings_that_mean_nothing(capture: Path, settings: Any) -> None:
 def test_an_unknown_model_is_told_those_that_are_known(capture: Path) -> None:
     with pytest.raises(InputError, match="no model 'dinov9'.*dinov2_b14"):
         manager(capture, features="dinov9")
+
+
+def test_fine_tuned_weights_have_to_be_said(capture: Path) -> None:
+    with pytest.raises(InputError, match=r"features.weights, a file, or a folder in which one is named aliked_n16\+\."):
+        manager(capture, features="aliked_n16+")
 
 
 def test_data_that_says_nothing_of_depth(capture: Path, tmp_path: Path) -> None:

@@ -9,11 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nts_plugins.errors import InputError
 from nts_plugins.probe.features import (
     CONTROLS,
+    FeatureSource,
     at_pixels,
     concatenated,
     control,
+    feature_sources,
     joint_projection,
     projected,
     resized,
@@ -165,3 +168,28 @@ def test_controls_at_the_corners() -> None:
         torch.testing.assert_close(coloured[:, 3:], torch.tensor([[-1.0, 0.0, 1.0]]).repeat(5, 1))
     assert float(control("iuv", 0, 1, corners, size, colors)[0, 0]) == -1.0, "a single picture"
     assert CONTROLS == ("iuv", "iuvrgb")
+
+
+# ---- names
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("a", [("a", False)]),
+        ("a+b+iuv", [("a", False), ("b", False), ("iuv", False)]),
+        ("a+", [("a", True)]),
+        ("a++b", [("a", True), ("b", False)]),
+        ("a+b+", [("a", False), ("b", True)]),
+    ],
+)
+def test_a_plus_is_between_models_or_behind_one(names: str, expected: "list[tuple[str, bool]]") -> None:
+    found = feature_sources(names)
+    assert found == [FeatureSource(*each) for each in expected]
+    assert "+".join(each.name for each in found) == names
+
+
+@pytest.mark.parametrize("names", ["", "+a", "a+++b", "iuv+", "iuvrgb++a"])
+def test_names_of_nothing_are_refused(names: str) -> None:
+    with pytest.raises(InputError, match="names no features: write A\\+B"):
+        feature_sources(names)
