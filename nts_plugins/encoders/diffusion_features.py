@@ -14,10 +14,13 @@ from torch import Tensor, nn
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.patch_maps import NOT_LOADED, SIGNED, PatchMap, folder_of, not_fetched, not_held, outputs_of
 from nts_plugins.encoders.settings import DenseSettings
+from nts_plugins.encoders.weights import loaded_from_hub
 from nts_plugins.errors import InputError
 
 REPOSITORY = "stabilityai/stable-diffusion-2-1"
 """On the hub, in the format of diffusers."""
+INDEX = "model_index.json"
+"""Its file that says what its parts are."""
 TIME = 1
 """Step of the 1000 of training at which the model is asked; 0 has the least noise."""
 WORDS = ""
@@ -41,11 +44,14 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
             f"{settings.name} is one of diffusers' models, and reads words by transformers: pip install "
             f"'nts-plugins[features]'"
         ) from error
-    source = REPOSITORY
-    if settings.weights is not None:
-        source = str(folder_of(settings, "diffusers", "model_index.json"))
+    folder = None if settings.weights is None else folder_of(settings, "diffusers", INDEX)
+    # What checks pictures is not needed, and memory is not short enough for the package that diffusers would advise.
+    more: Any = {"safety_checker": None, "requires_safety_checker": False, "low_cpu_mem_usage": False}
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(source, safety_checker=None, requires_safety_checker=False)
+        if folder is not None:
+            pipeline = StableDiffusionPipeline.from_pretrained(str(folder), **more)
+        else:
+            pipeline = loaded_from_hub(StableDiffusionPipeline.from_pretrained, REPOSITORY, INDEX, **more)
     except NOT_LOADED as error:
         if settings.weights is not None:
             raise not_held(settings, error) from error

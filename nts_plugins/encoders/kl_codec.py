@@ -2,12 +2,13 @@
 """Autoencoders of latent diffusion models (KL-f8, Rombach et al., CVPR 2022), as diffusers has them."""
 
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Any, Dict, Iterator, Optional
 
 from torch import Tensor
 from torch.nn import Parameter
 
 from nts_plugins.encoders.latents import LatentCodec, Posterior
+from nts_plugins.encoders.weights import loaded_from_hub, short
 from nts_plugins.errors import InputError
 
 
@@ -44,14 +45,20 @@ class KlCodec(LatentCodec):
         if folder is not None and not (folder / "config.json").is_file():
             raise InputError(f"{folder}, which is said to hold {name}, has no config.json as diffusers writes it.")
         repository, _, inner = source.partition(":")
-        where = {} if folder is not None or not inner else {"subfolder": inner}
+        more: Dict[str, Any] = {"low_cpu_mem_usage": False}
         try:
-            model = AutoencoderKL.from_pretrained(str(folder or repository), **where)
+            if folder is not None:
+                model = AutoencoderKL.from_pretrained(str(folder), **more)
+            elif inner:
+                more["subfolder"] = inner
+                model = loaded_from_hub(AutoencoderKL.from_pretrained, repository, f"{inner}/config.json", **more)
+            else:
+                model = loaded_from_hub(AutoencoderKL.from_pretrained, repository, "config.json", **more)
         except (OSError, ValueError, RuntimeError) as error:
             if folder is not None:
-                raise InputError(f"{folder} does not hold {name}: {str(error).splitlines()[0]}") from error
+                raise InputError(f"{folder} does not hold {name}: {short(error)}.") from error
             raise InputError(
-                f"The weights of {name} are not on this machine. Fetching them failed: {str(error).splitlines()[0]} "
+                f"The weights of {name} are not on this machine. Fetching them failed: {short(error)}. "
                 f"Put the folder {inner or '.'} of {repository} on the hub somewhere, and say where with {option}."
             ) from error
         return cls(model, name)

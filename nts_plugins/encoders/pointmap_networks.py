@@ -33,6 +33,7 @@ from nts_plugins.encoders.patch_maps import (
     outputs_of,
 )
 from nts_plugins.encoders.settings import DenseSettings
+from nts_plugins.encoders.weights import loaded_from_hub
 from nts_plugins.errors import InputError
 
 
@@ -70,6 +71,8 @@ PUBLISHED: Dict[str, Published] = {
     "vggt_d": Published("facebookresearch/vggt", "vggt.models.vggt", "VGGT", "facebook/VGGT-1B", AS_THEY_ARE),
 }
 """As the networks were published. VGGT's aggregator normalises colours for ImageNet itself, before its patches."""
+WEIGHTS = "model.safetensors"
+"""The file of weights in each of these repositories."""
 
 
 def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEncoder:
@@ -140,7 +143,9 @@ def _pretrained(settings: DenseSettings, option: str) -> Any:
         weight_files.fill(model, weight_files.read(path, settings.name), path, settings.name)
         return model
     try:
-        return wanted.from_pretrained(str(path or published.repository))
+        if path is not None:
+            return wanted.from_pretrained(str(path))
+        return loaded_from_hub(wanted.from_pretrained, published.repository, WEIGHTS)
     except NOT_LOADED as error:
         if path is not None:
             raise not_held(settings, error) from error

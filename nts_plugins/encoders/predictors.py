@@ -77,11 +77,12 @@ class Vggt:
             ) from error
         if path is None:
             try:
-                return cls(VGGT.from_pretrained(hub).to(device), hub, longest)
+                model = weights.loaded_from_hub(VGGT.from_pretrained, hub, "model.safetensors")
             except OSError as error:
                 raise weights.missing(
                     "VGGT", "model.safetensors", hub, Path("~/.cache/huggingface").expanduser(), "--weights", error
                 ) from error
+            return cls(model.to(device), hub, longest)
         file = weights.given(path, "VGGT")
         model = VGGT()
         weight_files.fill(model, weight_files.read(file, "VGGT"), file, "VGGT")

@@ -38,7 +38,7 @@ from nts_plugins.encoders.patch_maps import (
     said,
 )
 from nts_plugins.encoders.settings import DenseSettings, OpenClipSettings, SamSettings
-from nts_plugins.encoders.weights import given
+from nts_plugins.encoders.weights import given, loaded_from_hub
 from nts_plugins.errors import InputError
 
 
@@ -171,13 +171,16 @@ def _pretrained(settings: DenseSettings, option: str, **more: Any) -> Any:
         wanted = getattr(transformers, kind)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{settings.name} is one of transformers' models: pip install 'transformers>=4.44'") from error
-    source = repository
+    folder = None
     if settings.weights is not None:
         folder = folder_of(settings, "transformers")
         _check_kind(settings, folder, wanted.config_class.model_type)
-        source = str(folder)
+    more["output_loading_info"] = True
     try:
-        model, found = wanted.from_pretrained(source, output_loading_info=True, **more)
+        if folder is not None:
+            model, found = wanted.from_pretrained(str(folder), **more)
+        else:
+            model, found = loaded_from_hub(wanted.from_pretrained, repository, "config.json", **more)
     except NOT_LOADED as error:
         if settings.weights is not None:
             raise not_held(settings, error) from error

@@ -5,7 +5,7 @@ import logging
 import threading
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ import torch
 
 from nts_plugins.errors import InputError
 
+Loaded = TypeVar("Loaded")
 PATIENCE = 8.0
 """Seconds in which the hub has to answer, before anything is fetched from it."""
 
@@ -82,6 +83,35 @@ def fetched_from_hub(repository: str, files: Sequence[str], what: str, option: s
 
         source = f"{constants.ENDPOINT}/{repository}"
         raise missing(what, " or ".join(reversed(files)), source, folder, option, error) from error
+
+
+def loaded_from_hub(load: Callable[..., Loaded], repository: str, first: str, **more: Any) -> Loaded:
+    """What a library loads of a repository of Hugging Face's hub: as it is kept on this machine, or else downloaded.
+
+    What is kept is loaded without any connection. Where there is none, the error comes within :data:`PATIENCE`, while
+    libraries try for half a minute.
+
+    Args:
+        load: of the library; takes the repository, and ``local_files_only``.
+        repository: on the hub.
+        first: a file there that is read in any case.
+        more: for ``load``.
+
+    Raises:
+        ConnectionError: where the hub is not to be asked, or does not answer; says which.
+        FileNotFoundError: where the repository has no such file.
+        Exception: of the library, where what is there cannot be loaded.
+    """
+    if in_hub_cache(repository, first) is not None:
+        try:
+            return load(repository, local_files_only=True, **more)
+        except Exception:  # It may be kept in part, which each library says in its own way; the hub has the rest.
+            pass
+    with hub_kept_quiet():
+        there = ask_hub(repository, first)
+    if not there:
+        raise FileNotFoundError(f"{repository} has no {first}")
+    return load(repository, **more)
 
 
 def in_hub_cache(repository: str, name: str) -> Optional[Path]:

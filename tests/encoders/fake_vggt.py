@@ -47,7 +47,7 @@ class Vggt(nn.Module):
         self.lens = 1.0
 
     @classmethod
-    def from_pretrained(cls, name: str) -> "Vggt":
+    def from_pretrained(cls, name: str, **_: Any) -> "Vggt":
         cls.loaded.append(name)
         return cls()
 
@@ -101,7 +101,7 @@ def pose_encoding_to_extri_intri(codes: Tensor, size: Tuple[int, int]) -> Tuple[
 
 
 def install(monkeypatch: pytest.MonkeyPatch, sizes: List[Tuple[int, int]]) -> None:
-    """Let ``import vggt`` find this; pictures have these widths and heights."""
+    """Let ``import vggt`` find this, and the hub have its weights; pictures have these widths and heights."""
     contents: Dict[str, Any] = {
         "vggt": {},
         "vggt.models": {},
@@ -113,6 +113,7 @@ def install(monkeypatch: pytest.MonkeyPatch, sizes: List[Tuple[int, int]]) -> No
         module = ModuleType(name)
         vars(module).update(values)
         monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("nts_plugins.encoders.weights.ask_hub", lambda _repository, _name: True)
     Vggt.loaded.clear()
     TRUE_SIZES.clear()
     TRUE_SIZES.update(enumerate(sizes))

@@ -125,13 +125,18 @@ def test_missing_weights_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def offline(*_, **__):
         raise OSError("no way out")
 
+    def never(*_, **__):
+        raise AssertionError("the library would try for half a minute")
+
     monkeypatch.setattr("torch.hub.download_url_to_file", offline)
     monkeypatch.setattr("torch.hub.get_dir", lambda: str(tmp_path))
     with pytest.raises(InputError, match="codec taef2 are not.*no way out.*taef2_encoder.pth from .* --x.weights"):
         load_codec(CodecSettings("taef2"), option="--x.weights")
     assert not list(tmp_path.rglob("*.pth"))
     pytest.importorskip("diffusers")
-    monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", offline)
+    monkeypatch.setattr("diffusers.AutoencoderKL.from_pretrained", never)
+    monkeypatch.setattr("nts_plugins.encoders.weights.in_hub_cache", lambda *_: None)
+    monkeypatch.setattr("nts_plugins.encoders.weights.ask_hub", offline)
     with pytest.raises(InputError, match="sd-kl-f8 are not.*no way out.*vae of CompVis/.* --codec.weights"):
         load_codec(CodecSettings("sd-kl-f8"))
 

@@ -58,7 +58,7 @@ class Stereo(nn.Module):
         self.enc_norm = nn.LayerNorm(WIDTH)
 
     @classmethod
-    def from_pretrained(cls, source: str) -> "Stereo":
+    def from_pretrained(cls, source: str, **_: Any) -> "Stereo":
         if not Path(source).exists():
             raise OSError(f"nobody has {source}")
         model = cls()
@@ -117,7 +117,7 @@ class Vggt(nn.Module):
         self.aggregator = Aggregator()
 
     @classmethod
-    def from_pretrained(cls, source: str) -> "Vggt":
+    def from_pretrained(cls, source: str, **_: Any) -> "Vggt":
         if not Path(source).is_dir():
             raise OSError(f"nobody has {source}")
         model = cls()
@@ -217,7 +217,10 @@ def test_patches_of_vggt_may_be_a_mere_tensor(tmp_path: Path, monkeypatch: pytes
         ("vggt_d", "facebook/VGGT-1B"),
     ],
 )
-def test_weights_that_are_missing_or_others(tmp_path: Path, name: str, source: str) -> None:
+def test_weights_that_are_missing_or_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: str
+) -> None:
+    monkeypatch.setattr("nts_plugins.encoders.weights.ask_hub", lambda *file: file == (source, "model.safetensors"))
     with pytest.raises(InputError, match=f"{name} are not on.*nobody has {source}. Put.*{source} on the hub.*--mine"):
         load_dense(DenseSettings(name), option="--mine")
     with pytest.raises(InputError, match=f"gone.pt, which is said to hold the weights of {name}, does not exist"):

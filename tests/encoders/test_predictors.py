@@ -123,13 +123,13 @@ def test_sizes_that_are_no_squares_are_noticed_before_weights_are_fetched(
 def test_weights_that_are_not_to_be_had_are_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_vggt.install(monkeypatch, [])
 
-    def refuse(_name: str) -> None:
+    def refuse(_repository: str, _name: str) -> None:
         raise OSError("no network\nand more")
 
-    monkeypatch.setattr(fake_vggt.Vggt, "from_pretrained", refuse)
+    monkeypatch.setattr("nts_plugins.encoders.weights.ask_hub", refuse)
     with pytest.raises(InputError, match="weights of VGGT .*Fetching them failed: no network.*--weights") as caught:
         Vggt.load(None, CPU)
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and not fake_vggt.Vggt.loaded
     with pytest.raises(InputError, match="nowhere.pt, which is said to hold the weights of VGGT, is not a file"):
         Vggt.load(tmp_path / "nowhere.pt", CPU)
     save_file({"other": torch.ones(2)}, tmp_path / "other.safetensors")

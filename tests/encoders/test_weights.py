@@ -185,3 +185,56 @@ def test_a_full_disk_is_no_matter_of_the_hub(places: Dict[str, Path], monkeypatc
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", full)
     assert "failed: [Errno 28] No space left on device. Put" in failure()
+
+
+# ---- what a library loads
+
+
+class Library:
+    """In the place of a class that has ``from_pretrained``: how it was asked, and what it raises where it may not ask
+    the hub."""
+
+    def __init__(self, lacks: Any = None) -> None:
+        self.lacks = lacks
+        self.asked: List[Dict[str, Any]] = []
+
+    def load(self, repository: str, **more: Any) -> str:
+        self.asked.append(more)
+        if self.lacks is not None and more.get("local_files_only"):
+            raise self.lacks
+        return f"model of {repository}"
+
+
+def load(library: Library) -> str:
+    return weights.loaded_from_hub(library.load, REPOSITORY, FILES[0], part="a part")
+
+
+def test_what_is_kept_is_loaded_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, library = use(monkeypatch, Hub(error=OSError("no way out"))), Library()
+    monkeypatch.setattr(weights, "in_hub_cache", lambda repository, name: Path(repository) / name)
+    assert load(library) == f"model of {REPOSITORY}"
+    assert library.asked == [{"local_files_only": True, "part": "a part"}] and not hub.asked
+
+
+@pytest.mark.parametrize("lacks", [OSError("a part is missing"), KeyError("part")])
+def test_what_is_kept_in_part_is_completed_from_the_hub(monkeypatch: pytest.MonkeyPatch, lacks: Any) -> None:
+    hub, library = use(monkeypatch, Hub(FILES)), Library(lacks)
+    monkeypatch.setattr(weights, "in_hub_cache", lambda repository, name: Path(repository) / name)
+    assert load(library) == f"model of {REPOSITORY}"
+    assert library.asked == [{"local_files_only": True, "part": "a part"}, {"part": "a part"}]
+    assert hub.asked == [FILES[0]]
+
+
+def test_a_library_is_not_let_try_where_the_hub_has_nothing(
+    places: Dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = Library()
+    use(monkeypatch, Hub(error=OSError("no way out.")))
+    with pytest.raises(ConnectionError, match=r"https://huggingface.co cannot be reached \(no way out\)"):
+        load(library)
+    use(monkeypatch, Hub(FILES[1:]))
+    with pytest.raises(FileNotFoundError, match=f"{REPOSITORY} has no {FILES[0]}"):
+        load(library)
+    assert not library.asked
+    use(monkeypatch, Hub(FILES))
+    assert load(library) == f"model of {REPOSITORY}" and library.asked == [{"part": "a part"}]
