@@ -37,11 +37,12 @@ class SplatControls(nn.Module):
             hint="The scene, or what it is made of. Textures are shown around grey: where it is grey they add nothing, "
             "which is everywhere until training begins with them.",
         )
+        # In hundredths, since the viewer writes whole numbers at the ends of a slider.
         self.size = ViewerSlider(
-            "Splat size", 1.0, 0.05, 1.0, 0.05, hint="Shrink the splats to see where they lie, and how large they are."
+            "Splat size, %", 100, 5, 100, 5, hint="Shrink the splats to see where they lie, and how large they are."
         )
         self.faintest = ViewerSlider(
-            "Least opacity", 0.0, 0.0, 0.95, 0.05, hint="Hide fainter splats, to see what floats and what is solid."
+            "Least opacity, %", 0, 0, 95, 5, hint="Hide fainter splats, to see what floats and what is solid."
         )
         self.degree = ViewerSlider(
             "Harmonics", sh_degree, 0, max(sh_degree, 1), 1, hint="Degree of the colour's change with the direction."
@@ -55,16 +56,16 @@ class SplatControls(nn.Module):
             box: what lies outside is not drawn, in the viewer and elsewhere.
         """
         inside = None if box is None else box.within(params["means"]).reshape(-1)
-        if not in_viewer() or self.faintest.value <= 0.0:
+        if not in_viewer() or self.faintest.value <= 0:
             return inside
-        solid = torch.sigmoid(params["opacities"]).reshape(-1) >= self.faintest.value
+        solid = torch.sigmoid(params["opacities"]).reshape(-1) >= self.faintest.value / 100
         return solid if inside is None else solid & inside
 
     def shown(self, gaussians: Gaussians, textures: Optional[TextureSource]) -> Drawing:
         """What to draw in place of these splats with these textures: the look and the size that were asked for."""
         if not in_viewer():
             return gaussians, textures
-        look, size = self.looks.get(self.look.value), self.size.value
+        look, size = self.looks.get(self.look.value), self.size.value / 100
         if look is not None:
             gaussians, textures = look.draw(gaussians, textures)
         return replace(gaussians, scales=gaussians.scales * size) if size < 1.0 else gaussians, textures

@@ -354,7 +354,7 @@ def test_controls_change_what_the_viewer_shows_and_nothing_else() -> None:
 
     plain = model.get_outputs_for_camera(camera())["accumulation"]
     assert torch.equal(drawn_by_the_viewer(), plain)
-    for slider, value in ((model.controls.size, 0.5), (model.controls.faintest, 0.6)):
+    for slider, value in ((model.controls.size, 50), (model.controls.faintest, 60)):
         slider.gui_handle = SimpleNamespace(value=value)
         shown = drawn_by_the_viewer()
         assert (shown <= plain + 1e-5).all() and shown.mean() < 0.9 * plain.mean()
