@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nts_plugins.encoders.base import DenseEncoder
 from nts_plugins.encoders.patch_maps import NOT_LOADED, SIGNED, PatchMap, folder_of, not_fetched, not_held, outputs_of
 from nts_plugins.encoders.settings import DenseSettings
-from nts_plugins.encoders.weights import loaded_from_hub
+from nts_plugins.encoders.weights import loaded
 from nts_plugins.errors import InputError
 
 REPOSITORY = "stabilityai/stable-diffusion-2-1"
@@ -48,10 +48,7 @@ def load(settings: DenseSettings, device: torch.device, option: str) -> DenseEnc
     # What checks pictures is not needed, and memory is not short enough for the package that diffusers would advise.
     more: Any = {"safety_checker": None, "requires_safety_checker": False, "low_cpu_mem_usage": False}
     try:
-        if folder is not None:
-            pipeline = StableDiffusionPipeline.from_pretrained(str(folder), **more)
-        else:
-            pipeline = loaded_from_hub(StableDiffusionPipeline.from_pretrained, REPOSITORY, INDEX, **more)
+        pipeline = loaded(StableDiffusionPipeline.from_pretrained, folder, REPOSITORY, INDEX, **more)
     except NOT_LOADED as error:
         if settings.weights is not None:
             raise not_held(settings, error) from error

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from nts_plugins.encoders.latents import LatentCodec, Posterior
-from nts_plugins.encoders.weights import loaded_from_hub, short
+from nts_plugins.encoders.weights import loaded, short
 from nts_plugins.errors import InputError
 
 
@@ -46,14 +46,11 @@ class KlCodec(LatentCodec):
             raise InputError(f"{folder}, which is said to hold {name}, has no config.json as diffusers writes it.")
         repository, _, inner = source.partition(":")
         more: Dict[str, Any] = {"low_cpu_mem_usage": False}
+        if folder is None and inner:
+            more["subfolder"] = inner
+        first = f"{inner}/config.json" if inner else "config.json"
         try:
-            if folder is not None:
-                model = AutoencoderKL.from_pretrained(str(folder), **more)
-            elif inner:
-                more["subfolder"] = inner
-                model = loaded_from_hub(AutoencoderKL.from_pretrained, repository, f"{inner}/config.json", **more)
-            else:
-                model = loaded_from_hub(AutoencoderKL.from_pretrained, repository, "config.json", **more)
+            model = loaded(AutoencoderKL.from_pretrained, folder, repository, first, **more)
         except (OSError, ValueError, RuntimeError) as error:
             if folder is not None:
                 raise InputError(f"{folder} does not hold {name}: {short(error)}.") from error

@@ -33,7 +33,7 @@ from nts_plugins.encoders.patch_maps import (
     outputs_of,
 )
 from nts_plugins.encoders.settings import DenseSettings
-from nts_plugins.encoders.weights import loaded_from_hub
+from nts_plugins.encoders.weights import loaded
 from nts_plugins.errors import InputError
 
 
@@ -143,9 +143,7 @@ def _pretrained(settings: DenseSettings, option: str) -> Any:
         weight_files.fill(model, weight_files.read(path, settings.name), path, settings.name)
         return model
     try:
-        if path is not None:
-            return wanted.from_pretrained(str(path))
-        return loaded_from_hub(wanted.from_pretrained, published.repository, WEIGHTS)
+        return loaded(wanted.from_pretrained, path, published.repository, WEIGHTS)
     except NOT_LOADED as error:
         if path is not None:
             raise not_held(settings, error) from error

@@ -77,7 +77,7 @@ class Vggt:
             ) from error
         if path is None:
             try:
-                model = weights.loaded_from_hub(VGGT.from_pretrained, hub, "model.safetensors")
+                model = weights.loaded(VGGT.from_pretrained, None, hub, "model.safetensors")
             except OSError as error:
                 raise weights.missing(
                     "VGGT", "model.safetensors", hub, Path("~/.cache/huggingface").expanduser(), "--weights", error

@@ -38,7 +38,7 @@ from nts_plugins.encoders.patch_maps import (
     said,
 )
 from nts_plugins.encoders.settings import DenseSettings, OpenClipSettings, SamSettings
-from nts_plugins.encoders.weights import given, loaded_from_hub
+from nts_plugins.encoders.weights import given, loaded
 from nts_plugins.errors import InputError
 
 
@@ -177,10 +177,7 @@ def _pretrained(settings: DenseSettings, option: str, **more: Any) -> Any:
         _check_kind(settings, folder, wanted.config_class.model_type)
     more["output_loading_info"] = True
     try:
-        if folder is not None:
-            model, found = wanted.from_pretrained(str(folder), **more)
-        else:
-            model, found = loaded_from_hub(wanted.from_pretrained, repository, "config.json", **more)
+        model, found = loaded(wanted.from_pretrained, folder, repository, "config.json", **more)
     except NOT_LOADED as error:
         if settings.weights is not None:
             raise not_held(settings, error) from error

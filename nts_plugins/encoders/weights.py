@@ -85,14 +85,16 @@ def fetched_from_hub(repository: str, files: Sequence[str], what: str, option: s
         raise missing(what, " or ".join(reversed(files)), source, folder, option, error) from error
 
 
-def loaded_from_hub(load: Callable[..., Loaded], repository: str, first: str, **more: Any) -> Loaded:
-    """What a library loads of a repository of Hugging Face's hub: as it is kept on this machine, or else downloaded.
+def loaded(load: Callable[..., Loaded], given_path: Optional[Path], repository: str, first: str, **more: Any) -> Loaded:
+    """What a library loads of a path that somebody named, or else of a repository of Hugging Face's hub: as it is kept
+    on this machine, or else downloaded.
 
     What is kept is loaded without any connection. Where there is none, the error comes within :data:`PATIENCE`, while
     libraries try for half a minute.
 
     Args:
-        load: of the library; takes the repository, and ``local_files_only``.
+        load: of the library; takes the path or the repository, and ``local_files_only``.
+        given_path: None takes the repository.
         repository: on the hub.
         first: a file there that is read in any case.
         more: for ``load``.
@@ -102,6 +104,8 @@ def loaded_from_hub(load: Callable[..., Loaded], repository: str, first: str, **
         FileNotFoundError: where the repository has no such file.
         Exception: of the library, where what is there cannot be loaded.
     """
+    if given_path is not None:
+        return load(str(given_path), **more)
     if in_hub_cache(repository, first) is not None:
         try:
             return load(repository, local_files_only=True, **more)

@@ -206,7 +206,7 @@ class Library:
 
 
 def load(library: Library) -> str:
-    return weights.loaded_from_hub(library.load, REPOSITORY, FILES[0], part="a part")
+    return weights.loaded(library.load, None, REPOSITORY, FILES[0], part="a part")
 
 
 def test_what_is_kept_is_loaded_without_asking_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,6 +214,13 @@ def test_what_is_kept_is_loaded_without_asking_the_hub(monkeypatch: pytest.Monke
     monkeypatch.setattr(weights, "in_hub_cache", lambda repository, name: Path(repository) / name)
     assert load(library) == f"model of {REPOSITORY}"
     assert library.asked == [{"local_files_only": True, "part": "a part"}] and not hub.asked
+
+
+def test_a_path_that_somebody_named_is_loaded_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, library = use(monkeypatch, Hub(FILES)), Library()
+    path = Path("/of/somebody")
+    assert weights.loaded(library.load, path, REPOSITORY, FILES[0], part="a part") == "model of /of/somebody"
+    assert library.asked == [{"part": "a part"}] and not hub.asked
 
 
 @pytest.mark.parametrize("lacks", [OSError("a part is missing"), KeyError("part")])
