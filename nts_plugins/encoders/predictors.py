@@ -49,6 +49,8 @@ class Vggt:
     """
 
     PATCH = 14
+    WEIGHTS = "model.safetensors"
+    """The file in its repositories on the hub."""
 
     def __init__(self, model: Any, source: str, longest: int = 518) -> None:
         self._check(longest)
@@ -77,10 +79,10 @@ class Vggt:
             ) from error
         if path is None:
             try:
-                model = weights.loaded(VGGT.from_pretrained, None, hub, "model.safetensors")
+                model = weights.loaded(VGGT.from_pretrained, None, hub, cls.WEIGHTS)
             except OSError as error:
                 raise weights.missing(
-                    "VGGT", "model.safetensors", hub, Path("~/.cache/huggingface").expanduser(), "--weights", error
+                    "VGGT", cls.WEIGHTS, hub, Path("~/.cache/huggingface").expanduser(), "--weights", error
                 ) from error
             return cls(model.to(device), hub, longest)
         file = weights.given(path, "VGGT")
