@@ -5,14 +5,13 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
-from plyfile import PlyData, PlyElement
 
 from benchmarks import scenes
 from nts_plugins.gaussians.initialise import sh_to_rgb
 from nts_plugins.rasterization import rasterize
+from nts_plugins.samples.writer import write_points
 
 
 @torch.no_grad()
@@ -68,10 +67,5 @@ def _place(viewmat: torch.Tensor, view: int) -> torch.Tensor:
 
 
 def _write_points(path: Path, scene: scenes.Scene) -> None:
-    fields = [(axis, "<f4") for axis in "xyz"] + [(color, "u1") for color in ("red", "green", "blue")]
-    points = np.zeros(len(scene.gaussians), dtype=fields)
     colors = (sh_to_rgb(scene.gaussians.sh[:, 0]).clamp(0, 1) * 255).byte().numpy()  # type: ignore[index]
-    for axis in range(3):
-        points["xyz"[axis]] = scene.gaussians.means[:, axis].numpy()
-        points[("red", "green", "blue")[axis]] = colors[:, axis]
-    PlyData([PlyElement.describe(points, "vertex")], byte_order="<").write(str(path))
+    write_points(path, xyz=scene.gaussians.means.numpy(), rgb=colors)

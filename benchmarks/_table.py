@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A table with scanned objects, of the YCB set, as a capture: photographs, exact instance masks, seed points.
+"""A table with scanned objects, of the YCB set, as a capture: photographs, exact masks and surface, seed points.
 
 Objects are meshes, which the suite's own tracer does not know; open3d finds where rays meet them, and shading is a sun
 with shadows and a sky.
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from nts_plugins.files.whole import whole_folder
 from nts_plugins.samples.cameras import Camera, focal_from_fov, look_at
+from nts_plugins.samples.surface import SurfaceFinder
+from nts_plugins.samples.writer import write_points
 
 PLACES: Dict[str, Tuple[float, float, float]] = {
     "apple": (-0.16, -0.12, 20.0),
@@ -29,9 +31,13 @@ TABLE, TOP = 0.5, 0.02
 SUN = np.array([0.35, -0.45, 0.82])
 LIGHTS = 0.55, 0.5
 """Of sun and sky."""
+FINER = 2
+"""Times as large a picture from which the true surface is found."""
 OVERSAMPLING = 3
 """Rays along each side of a pixel."""
 SEEDS = 6000
+SPACING = 0.002
+"""Between points of the true surface, metres."""
 
 
 def write_table(folder: Path, objects: Path, views: int = 48, size: Tuple[int, int] = (240, 180)) -> Path:
@@ -48,6 +54,7 @@ def write_table(folder: Path, objects: Path, views: int = 48, size: Tuple[int, i
     scene = _Scene(objects)
     generator = np.random.default_rng(0)
     points, colors = [], []
+    surface = SurfaceFinder(scene.bounds, SPACING)
     with whole_folder(folder) as work:
         (work / "images").mkdir(parents=True)
         (work / "instances").mkdir()
@@ -58,6 +65,7 @@ def write_table(folder: Path, objects: Path, views: int = 48, size: Tuple[int, i
             position = np.array([distance * np.cos(angle), distance * np.sin(angle), height])
             pose = look_at(position, np.array([0.0, 0.0, 0.05]))
             camera = Camera(size[0], size[1], focal_from_fov(size[0], 55.0), pose)
+            scene.find_surface(camera, surface)
             name = f"{view:03d}.png"
             picture, ids, places = scene.photograph(camera)
             _save(work / "images" / name, picture)
@@ -67,7 +75,9 @@ def write_table(folder: Path, objects: Path, views: int = 48, size: Tuple[int, i
             some = some[np.isfinite(places.reshape(-1, 3)[some]).all(axis=1)]
             points.append(places.reshape(-1, 3)[some] + generator.normal(0, 0.004, (len(some), 3)))
             colors.append(picture.reshape(-1, 3)[some])
-        _write_points(work / "points.ply", np.concatenate(points), np.concatenate(colors))
+        write_points(work / "points.ply", xyz=np.concatenate(points), rgb=np.concatenate(colors))
+        found, normals = surface.points()
+        write_points(work / "surface.ply", xyz=found, normals=normals)
         names = {str(number): {"name": name} for number, name in enumerate(scene.names, start=1)}
         (work / "instances.json").write_text(json.dumps(names, indent=1))
         held_out = [frame["file_path"] for frame in frames[4::8]]
@@ -93,12 +103,15 @@ class _Scene:
         self.names = [*PLACES, "table", "room"]
         self.scene, self.objects = o3d.t.geometry.RaycastingScene(), o3d.t.geometry.RaycastingScene()
         self.uvs, self.textures = [], []
+        self.bounds = [(np.array([-TABLE, -TABLE, -TOP]), np.array([TABLE, TABLE, 0.0]))]
+        """Low and high corners of objects and table."""
         for name, (x, y, turn) in PLACES.items():
             mesh = trimesh.load(objects / name / "textured.obj", process=False, force="mesh")
             c, s = np.cos(np.radians(turn)), np.sin(np.radians(turn))
             vertices = np.asarray(mesh.vertices) @ np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]]).T
             vertices += np.array([x, y, 0.0]) - [*(vertices.min(0)[:2] + vertices.max(0)[:2]) / 2, vertices[:, 2].min()]
             self._add(vertices, np.asarray(mesh.faces))
+            self.bounds.append((vertices.min(axis=0), vertices.max(axis=0)))
             self.uvs.append(np.asarray(mesh.visual.uv)[np.asarray(mesh.faces)])  # type: ignore[union-attr]
             image = Image.open(objects / name / "texture_map.png").convert("RGB")
             self.textures.append(np.asarray(image, np.float64) / 255.0)
@@ -117,11 +130,23 @@ class _Scene:
         shown = np.clip(total / OVERSAMPLING**2, 0.0, 1.0)
         return (255 * shown + 0.5).astype(np.uint8), ids, places
 
-    def _shoot(self, camera: Camera, offset: NDArray) -> Tuple[NDArray, NDArray, NDArray]:
-        grid = camera.pixel_grid() + offset
-        towards = camera.unproject(grid, np.ones(grid.shape[:2])) - camera.position
+    def find_surface(self, camera: Camera, finder: SurfaceFinder) -> None:
+        """Take up the surface of objects and table where a camera sees it, at :data:`FINER` times its size."""
+        finer = Camera(FINER * camera.width, FINER * camera.height, FINER * camera.focal, camera.camera_to_world)
+        towards, hits = self._look(finer, finer.pixel_grid())
+        # The table follows the objects, and the room follows the table.
+        there = np.isfinite(hits["t_hit"]) & (hits["geometry_ids"] <= len(self.uvs))
+        depth = -(towards @ camera.camera_to_world[:3, 2]) * np.where(there, hits["t_hit"], 0.0)
+        finder.add(finer, depth, hits["primitive_normals"].astype(np.float64))
+
+    def _look(self, camera: Camera, pixels: NDArray) -> Tuple[NDArray, Dict[str, NDArray]]:
+        """Unit directions [H, W, 3] through pixels [H, W, 2], and what they hit."""
+        towards = camera.unproject(pixels, np.ones(pixels.shape[:2])) - camera.position
         towards /= np.linalg.norm(towards, axis=-1, keepdims=True)
-        hits = self._cast(np.broadcast_to(camera.position, towards.shape), towards)
+        return towards, self._cast(np.broadcast_to(camera.position, towards.shape), towards)
+
+    def _shoot(self, camera: Camera, offset: NDArray) -> Tuple[NDArray, NDArray, NDArray]:
+        towards, hits = self._look(camera, camera.pixel_grid() + offset)
         there = np.isfinite(hits["t_hit"])
         places = camera.position + towards * np.where(there, hits["t_hit"], np.nan)[..., None]
         ids = np.where(there, hits["geometry_ids"].astype(np.int64) + 1, 0)
@@ -181,9 +206,3 @@ def _save(path: Path, pixels: NDArray) -> None:
     from PIL import Image
 
     Image.fromarray(pixels).save(path)
-
-
-def _write_points(path: Path, points: NDArray, colors: NDArray) -> None:
-    import trimesh
-
-    trimesh.PointCloud(points, colors).export(path)

@@ -34,6 +34,9 @@ class CompareGeometry:
     """Of the places of these points."""
     cameras: Optional[Path] = None
     """A transforms.json in the frame of the files: what none of its cameras sees is left out on both sides."""
+    margin: Optional[float] = None
+    """What of the mesh lies farther than this outside of the box around the truth is left out: a mesh of an object and
+    what is around it, where the truth is the object alone. By default all counts."""
     output_path: Optional[Path] = None
     """Also write the scores there, as JSON."""
 
@@ -58,14 +61,23 @@ class CompareGeometry:
         """
         import numpy as np
 
-        from nts_plugins.evaluation.geometry import compare_surfaces
+        from nts_plugins.evaluation.geometry import compare_surfaces, within
 
         if self.samples < 1:
             raise InputError(f"--samples is {self.samples}; at least one point is needed.")
         if self.threshold is not None and not self.threshold > 0:
             raise InputError(f"--threshold is {self.threshold}; it must be above zero.")
+        if self.margin is not None and not self.margin >= 0:
+            raise InputError(f"--margin is {self.margin}; it cannot be below zero.")
         frusta = read_cameras(self.cameras) if self.cameras is not None else []
         found, truth = (self._points(path, frusta) for path in (self.mesh, self.truth))
+        if self.margin is not None:
+            found = found.select(within(found.xyz, truth.xyz, self.margin))
+            if not len(found.xyz):
+                raise InputError(
+                    f"Nothing of {self.mesh} lies within {self.margin:g} of the box around {self.truth}. Are they in "
+                    "the same frame?"
+                )
         threshold = self.threshold or 0.01 * float(np.linalg.norm(np.ptp(truth.xyz, axis=0)))
         scores = compare_surfaces(found, truth, threshold)
         return {**scores, "threshold": threshold, "points": len(found.xyz), "true_points": len(truth.xyz)}

@@ -105,6 +105,11 @@ def seen(
     return found
 
 
+def within(xyz: NDArray[np.float64], others: NDArray[np.float64], margin: float) -> NDArray[np.bool_]:
+    """[P] which of points [P, 3] lie in the axis-aligned box around others [Q, 3], or at most ``margin`` outside."""
+    return ((xyz >= others.min(axis=0) - margin) & (xyz <= others.max(axis=0) + margin)).all(axis=1)
+
+
 def compare_surfaces(found: Points, truth: Points, threshold: float) -> Dict[str, float]:
     """Distances between two point sets, in their unit.
 

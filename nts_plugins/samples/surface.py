@@ -21,13 +21,17 @@ class SurfaceFinder:
 
     Args:
         bounds: low and high corners of the things in the scene.
+        spacing: side of the cubes, metres.
     """
 
-    def __init__(self, bounds: Iterable[Tuple[NDArray[np.float64], NDArray[np.float64]]]) -> None:
+    def __init__(
+        self, bounds: Iterable[Tuple[NDArray[np.float64], NDArray[np.float64]]], spacing: float = SPACING
+    ) -> None:
         corners = list(bounds)
-        self._low = np.min([low for low, _ in corners], axis=0) - SPACING
-        high = np.max([high for _, high in corners], axis=0) + SPACING
-        self._taken = np.zeros(np.ceil((high - self._low) / SPACING).astype(int) + 1, bool)
+        self._spacing = spacing
+        self._low = np.min([low for low, _ in corners], axis=0) - spacing
+        high = np.max([high for _, high in corners], axis=0) + spacing
+        self._taken = np.zeros(np.ceil((high - self._low) / spacing).astype(int) + 1, bool)
         self._found: List[Points] = []
 
     def add(self, camera: Camera, depth: NDArray[np.float64], normals: NDArray[np.float64]) -> None:
@@ -40,7 +44,7 @@ class SurfaceFinder:
         """
         there = depth > 0
         points = camera.unproject(camera.pixel_grid()[there], depth[there])
-        cubes = ((points - self._low) / SPACING).astype(np.int64)
+        cubes = ((points - self._low) / self._spacing).astype(np.int64)
         index = np.asarray(np.ravel_multi_index(tuple(cubes.T), self._taken.shape))
         first = np.sort(np.unique(index, return_index=True)[1])
         first = first[~self._taken.reshape(-1)[index[first]]]

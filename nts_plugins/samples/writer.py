@@ -165,11 +165,11 @@ def _write(work: Path, config: SampleConfig, threads: int, tell: Progress) -> No
         tell("pictures", done + 1, config.views)
     if surface is not None:
         xyz, normals = surface.points()
-        _write_ply(work / "surface.ply", xyz=xyz, normals=normals)
+        write_points(work / "surface.ply", xyz=xyz, normals=normals)
     points = _find_seeds(work, config, cameras, tell)
     ply = "points.ply" if len(points.xyz) else None
     if ply:
-        _write_ply(work / ply, xyz=points.xyz, rgb=points.rgb)
+        write_points(work / ply, xyz=points.xyz, rgb=points.rgb)
     _write_json(work / "transforms.json", transforms(config, cameras, ply))
     _write_json(work / "instances.json", _instances(scene))
     if config.dynamic:
@@ -320,7 +320,7 @@ _PLY = {
 """What a point may carry: type, and names in the file."""
 
 
-def _write_ply(path: Path, **columns: NDArray) -> None:
+def write_points(path: Path, **columns: NDArray) -> None:
     """Points as a binary PLY file; columns [P, 3] by their names in ``_PLY``."""
     from plyfile import PlyData, PlyElement
 

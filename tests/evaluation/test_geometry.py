@@ -172,12 +172,28 @@ def test_the_command_compares_files(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_points_with_normals_are_taken_as_they_are(tmp_path: Path) -> None:
-    from nts_plugins.samples.writer import _write_ply
+    from nts_plugins.samples.writer import write_points
 
     xyz = np.random.default_rng(0).random((500, 3)) * [1, 1, 0]
-    _write_ply(tmp_path / "points.ply", xyz=xyz, normals=np.tile([0.0, 1, 0], (500, 1)))
+    write_points(tmp_path / "points.ply", xyz=xyz, normals=np.tile([0.0, 1, 0], (500, 1)))
     scores = CompareGeometry(write_square(tmp_path / "mesh.ply"), tmp_path / "points.ply", samples=5000).scores()
     assert scores["true_points"] == 500 and scores["normal_degrees"] == pytest.approx(90, abs=1e-4)
+
+
+def test_what_surrounds_the_truth_can_be_left_out(tmp_path: Path) -> None:
+    vertices, faces = SQUARE
+    above, aside = vertices + [0, 0, 0.25], vertices + [3, 0, 0]
+    trimesh.Trimesh(
+        np.concatenate([above, aside]), np.concatenate([faces, faces + len(vertices)]), process=False
+    ).export(tmp_path / "mesh.ply")
+    truth = write_square(tmp_path / "truth.ply")
+    arguments = {"mesh": tmp_path / "mesh.ply", "truth": truth, "samples": 20000, "threshold": 0.5}
+    assert CompareGeometry(**arguments).scores()["precision"] == pytest.approx(0.5, abs=0.01)
+    scores = CompareGeometry(**arguments, margin=0.3).scores()
+    assert scores["precision"] == 1.0 and scores["accuracy"] == pytest.approx(0.25, abs=1e-3)
+    assert scores["points"] == pytest.approx(10000, abs=100) and scores["true_points"] == 20000
+    with pytest.raises(InputError, match="Nothing of .*mesh.ply lies within 0.2"):
+        CompareGeometry(**arguments, margin=0.2).scores()
 
 
 @pytest.mark.parametrize(
@@ -187,6 +203,7 @@ def test_points_with_normals_are_taken_as_they_are(tmp_path: Path) -> None:
         ({"samples": 0}, "--samples is 0"),
         ({"threshold": -1.0}, "--threshold is -1.0"),
         ({"cameras": Path("nowhere.json")}, "cannot be read as the cameras"),
+        ({"margin": -0.1}, "--margin is -0.1"),
     ],
 )
 def test_mistakes_are_explained(tmp_path: Path, options: dict, message: str) -> None:
