@@ -38,9 +38,11 @@ class Scale:
     """Distance within which a point counts as right for the F-score."""
     margin: Optional[float]
     """What lies farther outside of the box around the true surface is none of the scene's."""
+    region: float = 1.0
+    """Factor on the cube that nts mesh fuses, so that all of the true surface lies in it."""
 
 
-SCENES = {"gallery": Scale(0.02, 0.05, None), "table": Scale(0.004, 0.01, 0.02)}
+SCENES = {"gallery": Scale(0.02, 0.05, None), "table": Scale(0.004, 0.01, 0.02, 2.2)}
 
 
 @dataclass
@@ -102,9 +104,8 @@ def measure(options: Options, method: str, seed: int) -> Dict[str, Any]:
     label = f"{single.name}_{method}"
     mesh, scores = options.work / "meshes" / f"{label}.ply", options.work / "meshes" / f"{label}.json"
     log = options.work / "logs" / f"{label}_mesh.log"
-    fused = run_command(
-        ["nts", "mesh", "--load-config", str(config), "--output-path", str(mesh), "--voxel", str(scale.voxel)], log
-    )
+    fuse = ["nts", "mesh", "--load-config", str(config), "--output-path", str(mesh)]
+    fused = run_command([*fuse, "--voxel", str(scale.voxel), "--region", str(scale.region)], log)
     compare = ["nts", "compare-geometry", str(mesh), str(data / "surface.ply"), "--threshold", str(scale.threshold)]
     compare += [] if scale.margin is None else ["--margin", str(scale.margin)]
     compare += ["--cameras", str(data / "transforms.json"), "--output-path", str(scores)]

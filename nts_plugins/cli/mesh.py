@@ -33,7 +33,8 @@ class Mesh:
     parts: int = 50
     """Keep so many connected parts, the largest ones; 0 keeps all."""
     depth: Optional[str] = None
-    """The output to take depth from; by default that of the surface head, and "depth" without one."""
+    """The output to take depth from. By default that of the surface head or "depth", the mean of splats' centres,
+    whichever the pictures of neighbouring cameras agree on more; and "depth" where there is no such head."""
 
     def run(self) -> int:
         """Draw, fuse and write. Raises InputError for what the user has to change."""
@@ -41,6 +42,7 @@ class Mesh:
 
         from nts_plugins.cli._runs import capture_from_training, load_run
         from nts_plugins.progress import progress
+        from nts_plugins.surfaces.agreement import best_depth
         from nts_plugins.surfaces.fusion import fuse
         from nts_plugins.surfaces.shots import training_shots
 
@@ -53,9 +55,13 @@ class Mesh:
         center, side = pipeline.datamanager.train_dataset.metadata["random_region"]
         side = self.region * side
         voxel = side / 512 if self.voxel is None else self.voxel / unit
+        depth = self.depth
+        if depth is None:
+            with progress("Depths") as (tell, _):
+                depth = best_depth(pipeline, progress=tell)
         with progress("Views") as (tell, say):
             mesh, used = fuse(
-                lambda: training_shots(pipeline, np.array(center), side, self.depth, tell),
+                lambda: training_shots(pipeline, np.array(center), side, depth, tell),
                 voxel,
                 int(self.memory_gib * 2**30),
                 lambda coarser: say(
@@ -68,7 +74,7 @@ class Mesh:
         _write(self.output_path, mesh.transformed(to_frame))
         print(
             f"{self.output_path}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles, voxels of "
-            f"{used * unit:.4g}, frame of {self.frame}."
+            f"{used * unit:.4g}, depth of {depth}, frame of {self.frame}."
         )
         return 0
 

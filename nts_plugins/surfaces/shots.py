@@ -14,6 +14,8 @@ from nts_plugins.surfaces.fusion import Shot
 
 SOLID = 0.5
 """Opacity from which a pixel shows a surface."""
+DEPTHS = ("surface_depth", "depth")
+"""Outputs that hold depth: that of a surface head, where rays meet splats' planes, and the mean of splats' centres."""
 
 
 def training_shots(
@@ -58,7 +60,7 @@ def solid_depth(outputs: Mapping[str, Tensor], wanted: Optional[str] = None) -> 
 
 def depth_output(outputs: Mapping[str, Tensor], wanted: Optional[str]) -> str:
     """Name of the output that holds depth; see :func:`training_shots`."""
-    choices = [wanted] if wanted else ["surface_depth", "depth"]
+    choices = [wanted] if wanted else DEPTHS
     for name in choices:
         if name in outputs and outputs[name].shape[-1] == 1 and {"rgb", "accumulation"} <= outputs.keys():
             return name
