@@ -82,7 +82,21 @@ def test_finished_trainings_are_not_measured_again(commands: FakeCommands, tmp_p
     surfaces.main(options(tmp_path))
     assert [call[1] for call in commands.calls if call[0] == "ns-train"] == ["splat", "splat-surface"]
     with pytest.raises(InputError, match="was measured with"):
-        surfaces.main(options(tmp_path, voxel=0.1))
+        surfaces.main(options(tmp_path, size="160x120"))
     commands.calls = []
     surfaces.main(options(tmp_path, options="--more 1", force=True))
     assert len([call for call in commands.calls if call[0] == "ns-train"]) == 4, "no training of other options is used"
+
+
+def test_the_table_has_a_scale_of_its_own(
+    commands: FakeCommands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(surfaces, "write_table", lambda folder, *more: made.append(more[1:]) or folder)
+    surfaces.main(options(tmp_path, scene="table", seeds=(1,), views=20, size="80x60"))
+    assert made[0] == (20, (80, 60)) and not any(call[:2] == ["nts", "sample"] for call in commands.calls)
+    (mesh, *_), (compare, *_) = (
+        [call for call in commands.calls if call[:2] == ["nts", name]] for name in ("mesh", "compare-geometry")
+    )
+    assert mesh[mesh.index("--voxel") + 1] == "0.004" and mesh[mesh.index("--region") + 1] == "2.2"
+    assert compare[compare.index("--threshold") + 1] == "0.01" and compare[compare.index("--margin") + 1] == "0.02"
