@@ -74,7 +74,7 @@ class Mesh:
         _write(self.output_path, mesh.transformed(to_frame))
         print(
             f"{self.output_path}: {len(mesh.vertices)} vertices, {len(mesh.faces)} triangles, voxels of "
-            f"{used * unit:.4g}, depth of {depth}, frame of {self.frame}."
+            f"{used * unit:.4g}, fused from '{depth}', frame of {self.frame}."
         )
         return 0
 
