@@ -12,7 +12,7 @@ from torch import Tensor
 from nts_plugins.surfaces import agreement
 from nts_plugins.surfaces.agreement import Drawn, best_depth, differences
 from nts_plugins.surfaces.depth_views import DepthView
-from tests.surfaces.test_depth_views import of_plane, viewmat_at
+from tests.surfaces.views import of_plane, viewmat_at
 
 POSITIONS = [[0.0, 0.0, 0.0], [0.5, 0.1, 0.0], [-0.4, 0.2, 0.1], [0.0, 0.0, 0.0]]
 """Of cameras; the last one stands where the first one does."""
