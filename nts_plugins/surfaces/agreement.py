@@ -8,7 +8,7 @@ the surface. Pictures know: what a pixel shows has to look the same where its de
 """
 
 from dataclasses import dataclass
-from typing import Any, Callable, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -40,8 +40,9 @@ class Drawn:
 
 def best_depth(
     pipeline: Any, names: Sequence[str] = DEPTHS, progress: Callable[[int, int], None] = lambda done, total: None
-) -> str:
-    """Name of the output that training cameras of a loaded pipeline agree on most; the first where none is better.
+) -> Optional[str]:
+    """Name of the output that training cameras of a loaded pipeline agree on most; the first where there is nothing to
+    tell them apart by, and None where the method has none of them.
 
     Args:
         pipeline: as nerfstudio's ``eval_setup`` loads it.
@@ -51,17 +52,19 @@ def best_depth(
     cameras = pipeline.datamanager.train_dataset.cameras
     pairs = list(_pairs(cameras.camera_to_worlds[:, :3, 3]))
     totals: Dict[str, float] = {}
+    first: Optional[str] = None
     for done, (index, others) in enumerate(pairs):
         progress(done, len(pairs))
         here = draw(pipeline.model, cameras[index : index + 1], names)
+        first = next(iter(here.views), None)
         if len(here.views) < 2:
-            return next(iter(here.views), names[0])
+            return first
         for other in others:
             there = draw(pipeline.model, cameras[other : other + 1], names)
             for name, value in differences(here, there).items():
                 totals[name] = totals.get(name, 0.0) + value
     progress(len(pairs), len(pairs))
-    return min(totals, key=lambda name: totals[name]) if totals else names[0]
+    return min(totals, key=lambda name: totals[name]) if totals else first
 
 
 @torch.no_grad()

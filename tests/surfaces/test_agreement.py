@@ -89,7 +89,7 @@ def test_what_no_method_draws_is_named_later() -> None:
     with pytest.MonkeyPatch.context() as patch:
         lens = SimpleNamespace(Ks=torch.eye(3)[None], viewmats=torch.eye(4)[None])
         patch.setattr(agreement, "view_of", lambda camera, poses: lens)
-        assert best_depth(pipeline, ("a", "b")) == "a"
+        assert best_depth(pipeline, ("a", "b")) is None, "fusing then names both"
 
 
 def test_what_a_model_draws_is_taken_where_it_is_solid() -> None:
